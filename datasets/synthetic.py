@@ -1,0 +1,127 @@
+"""The SYNTHETIC data sets: rendered once, then read from disk.
+
+    python -m datasets.synthetic [happy|signs]      render now what the scripts would render when they need it
+
+The files have the names, keys, types and sizes of the real ones, so that the
+same loader reads both.
+"""
+
+import argparse
+import hashlib
+import importlib
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+# Per data set: the module that renders a picture, its function, the number of classes, and for each
+# file how many pictures (as in the photographs) from which seed (one each: no test picture is in train).
+RECIPES = {
+    "happy": ("datasets.faces", "render_face", 2, {"train": (600, 101), "test": (150, 102)}),
+    "signs": ("datasets.hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202)}),
+}
+
+
+def render_pictures(name, count, seed, progress=""):
+    """Render pictures of a data set, the same number of each class, in random order.
+
+    Each picture has a random generator of its own, made of the seed and the
+    picture's number, so that the set is the same in whatever order it is made.
+
+    Args:
+        name: "happy" or "signs".
+        count: int, how many pictures.
+        seed: int >= 0.
+        progress: str, text of the progress bar; empty: no bar.
+
+    Returns:
+        x (count, 64, 64, 3) uint8 RGB, y (count,) int64.
+    """
+    from tqdm import tqdm
+
+    module, function, classes, _ = RECIPES[name]
+    render = getattr(importlib.import_module(module), function)
+    y = np.random.default_rng(seed).permutation(np.arange(count) % classes)
+    x = np.empty((count, 64, 64, 3), np.uint8)
+    for index in tqdm(range(count), desc=progress, unit="picture", disable=not progress):
+        x[index] = render(y[index], np.random.default_rng([seed, index]))
+    return x, y
+
+
+def render_dataset(name, folder=None):
+    """Return the train and the test file of a SYNTHETIC data set; render what is missing.
+
+    Args:
+        name: "happy" or "signs".
+        folder: where the files are kept; None: `datasets/synthetic/`, or, where
+            that cannot be written to, a folder in the user's home.
+
+    Returns:
+        Two paths, train and test.
+    """
+    folder = writable_folder() if folder is None else pathlib.Path(folder)
+    return tuple(render_file(name, part, folder) for part in ("train", "test"))
+
+
+def writable_folder():
+    """Return the folder for rendered files: beside this file if possible."""
+    # Keras keeps its data sets there, too.
+    for folder in (HERE / "synthetic", pathlib.Path.home() / ".keras" / "datasets" / "synthetic"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return pathlib.Path(tempfile.mkdtemp(prefix="synthetic_"))      # at least for this run
+
+
+def render_file(name, part, folder):
+    """Return the path of one rendered file; render it unless this renderer has done so before."""
+    import h5py
+
+    module, _, classes, parts = RECIPES[name]
+    count, seed = parts[part]
+    path = pathlib.Path(folder) / f"{part}_{name}.h5"
+    renderer = fingerprint(module)
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("renderer") == renderer:
+                return path
+    except OSError:
+        pass        # not there, or not whole: it is rendered
+    x, y = render_pictures(name, count, seed, progress=f"Rendering the SYNTHETIC {part}_{name}.h5")
+    # Written aside and renamed: two scripts started together, or one that is stopped, leave no half file.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(aside, "w") as file:
+            file[f"{part}_set_x"], file[f"{part}_set_y"] = x, y
+            file["list_classes"] = np.arange(classes)
+            file.attrs["renderer"], file.attrs["data"] = renderer, "SYNTHETIC"
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def fingerprint(module):
+    """Return the SHA-256 of the sources that make the pictures: another renderer, other pictures."""
+    sources = [HERE / "rendering.py", HERE / f"{module.rpartition('.')[2]}.py", HERE / "synthetic.py"]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m datasets.synthetic", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=sorted(RECIPES), help="which data set (default: both)")
+    arguments = parser.parse_args(argv)
+    for name in [arguments.name] if arguments.name else RECIPES:
+        for path in render_dataset(name):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

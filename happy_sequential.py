@@ -1,0 +1,123 @@
+"""Is the person smiling? A convolutional network with Keras's Sequential API.
+
+    python happy_sequential.py                              train, test, save everything
+    python happy_sequential.py --data-dir FOLDER            the same on the .h5 files in FOLDER
+    python happy_sequential.py --predict me.jpg you.png     ask the trained model
+    python happy_sequential.py --dry-run                    does it work here? seconds
+
+Data: Happy House, 600 photographs to train on and 150 to test on, 64x64 RGB,
+0 = not smiling, 1 = smiling; without its files, rendered SYNTHETIC pictures.
+"""
+
+import time
+
+import cnn_utils as utils
+
+CLASSES = ("not smiling", "smiling")
+
+
+def build_model():
+    """Return the network: pixels 0-255 (batch, 64, 64, 3) in, probability of a smile (batch, 1) out.
+
+    Four rounds of convolution, batch normalisation, ReLU and max-pooling: each
+    halves height and width and looks at fewer, larger, more telling things.
+    """
+    from keras import Sequential, layers
+
+    model = Sequential(name="happy_sequential")
+    model.add(layers.Input((64, 64, 3), name="pixels"))
+    model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
+    for number, filters in enumerate((32, 64, 96, 128), 1):
+        # No bias: the batch normalisation behind it adds one of its own.
+        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"))
+        # 0.9 rather than Keras's 0.99: of so few steps per epoch, the averages must keep up.
+        model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{number}"))
+        model.add(layers.ReLU(name=f"relu{number}"))
+        model.add(layers.MaxPooling2D(2, name=f"pool{number}"))
+    model.add(layers.Flatten(name="flatten"))
+    # 2,048 numbers for one answer: half of them are hidden in turn, so that none is relied upon.
+    model.add(layers.Dropout(0.5, name="dropout"))
+    model.add(layers.Dense(1, activation="sigmoid", name="smiling"))
+    return model
+
+
+def build_augmentation():
+    """What may change in a picture while a smile stays a smile."""
+    from keras import Sequential, layers
+
+    return Sequential([
+        layers.RandomFlip("horizontal"),
+        layers.RandomRotation(0.05, fill_mode="nearest"),               # +-18 degrees
+        layers.RandomTranslation(0.1, 0.1, fill_mode="nearest"),        # +-10 % of height and width
+        layers.RandomZoom(0.15, fill_mode="nearest"),                   # +-15 %
+    ], name="augmentation")
+
+
+def main():
+    arguments = utils.command_line(__doc__, "happy_sequential",
+                                   epochs=60, batch_size=32, learning_rate=1e-3).parse_args()
+
+    # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
+    device = utils.start_tensorflow(arguments.seed)
+    import keras
+
+    utils.use_headless_figures(arguments.show)
+    if arguments.predict:
+        return predict(arguments)
+
+    # 2. Load the train and the test set; show one picture of each class.
+    files = utils.find_data("happy", arguments.data, arguments.data_dir)
+    print(files)
+    train_x, train_y, test_x, test_y, _ = utils.load_happy_dataset(arguments.data, arguments.data_dir)
+    if arguments.dry_run:
+        arguments.epochs = 1
+        train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
+        test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
+    settings = utils.run_settings("happy_sequential", files, arguments)
+    output = utils.prepare_output_dir(arguments.output_dir, settings)
+    utils.plot_examples(train_x, train_y, CLASSES, output / "examples.png", files.kind)
+
+    # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
+    #    Y becomes a column, one probability for each picture: what binary cross-entropy compares.
+    utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
+    train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
+    train_y, validation_y, test_y = (y.reshape(-1, 1).astype("float32") for y in (train_y, validation_y, test_y))
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
+                       validation_y=validation_y, test_x=test_x, test_y=test_y)
+
+    # 4. Build and compile the model, print its summary.
+    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, build_augmentation())
+    model = build_model()
+    # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
+    schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * len(batches))
+    model.compile(keras.optimizers.Adam(schedule), loss="binary_crossentropy", metrics=["accuracy"])
+    model.summary()
+
+    # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
+    started = time.perf_counter()
+    history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
+                        callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
+    train_seconds = time.perf_counter() - started
+    model.save(output / "model.keras")
+    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
+
+    # 6. Evaluate on the test set, save the figures.
+    results = utils.evaluate(model, test_x, test_y, CLASSES)
+    utils.plot_learning_curves(history, output / "learning_curves.png", files.kind)
+    utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
+    utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
+    utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
+                       examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    if arguments.show:
+        utils.show_figures()
+    return 0
+
+
+def predict(arguments):
+    """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
+    model, kind = utils.load_trained_model(arguments.output_dir, "happy_sequential")
+    return utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+
+
+if __name__ == "__main__":
+    utils.run(main)

@@ -1,0 +1,108 @@
+"""Which digit, 0 to 5, does the hand show? A ResNet50, built block by block.
+
+    python signs_resnet50.py                                train, test, save everything
+    python signs_resnet50.py --data-dir FOLDER              the same on the .h5 files in FOLDER
+    python signs_resnet50.py --predict hand.jpg             ask the trained model
+    python signs_resnet50.py --identity-blocks 2 3 5 3      one more block in stage 5: 53 layers
+    python signs_resnet50.py --dry-run                      does it work here?
+
+Data: SIGNS, 1,080 photographs to train on and 120 to test on, 64x64 RGB, six
+classes; without its files, rendered SYNTHETIC pictures. The blocks and the
+network are in resnet_utils.py.
+"""
+
+import time
+
+import cnn_utils as utils
+
+CLASSES = ("0", "1", "2", "3", "4", "5")
+
+
+def build_augmentation():
+    """What may change in a picture while the hand goes on showing its digit."""
+    from keras import Sequential, layers
+
+    return Sequential([
+        layers.RandomFlip("horizontal"),                                 # a right hand becomes a left one
+        layers.RandomRotation(0.05, fill_mode="nearest"),               # +-18 degrees
+        layers.RandomTranslation(0.1, 0.1, fill_mode="nearest"),        # +-10 % of height and width
+        layers.RandomZoom(0.15, fill_mode="nearest"),                   # +-15 %
+    ], name="augmentation")
+
+
+def main():
+    parser = utils.command_line(__doc__, "signs_resnet50", epochs=40, batch_size=32, learning_rate=0.03)
+    parser.add_argument("--identity-blocks", nargs=4, type=utils.whole_number(0), default=[2, 3, 5, 2], metavar="N",
+                        help="identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)")
+    arguments = parser.parse_args()
+
+    # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
+    device = utils.start_tensorflow(arguments.seed)
+    import keras
+    from resnet_utils import ResNet50
+
+    utils.use_headless_figures(arguments.show)
+    if arguments.predict:
+        return predict(arguments)
+
+    # 2. Load the train and the test set; show one picture of each class.
+    files = utils.find_data("signs", arguments.data, arguments.data_dir)
+    print(files)
+    train_x, train_y, test_x, test_y, _ = utils.load_signs_dataset(arguments.data, arguments.data_dir)
+    if arguments.dry_run:
+        arguments.epochs = 1
+        train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
+        test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
+    settings = utils.run_settings("signs_resnet50", files, arguments)
+    output = utils.prepare_output_dir(arguments.output_dir, settings)
+    utils.plot_examples(train_x, train_y, CLASSES, output / "examples.png", files.kind)
+
+    # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
+    #    Y becomes one-hot rows, one column per digit: what categorical cross-entropy compares.
+    utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
+    train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
+    train_y, validation_y, test_y = (utils.one_hot(y, len(CLASSES)) for y in (train_y, validation_y, test_y))
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
+                       validation_y=validation_y, test_x=test_x, test_y=test_y)
+
+    # 4. Build and compile the model, print its summary.
+    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, build_augmentation())
+    model = ResNet50(classes=len(CLASSES), identity_blocks=arguments.identity_blocks)
+    # The step size rises over the first tenth of the training, for a deep network's first steps are its
+    # roughest, and falls along half a cosine to 0.
+    steps = arguments.epochs * len(batches)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 10, warmup_steps=steps // 10,
+                                                      warmup_target=arguments.learning_rate)
+    # Momentum and weight decay of He et al. (2015), section 3.4.
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+    model.summary()
+
+    # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
+    started = time.perf_counter()
+    history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
+                        callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
+    train_seconds = time.perf_counter() - started
+    model.save(output / "model.keras")
+    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
+
+    # 6. Evaluate on the test set, save the figures.
+    results = utils.evaluate(model, test_x, test_y, CLASSES)
+    utils.plot_learning_curves(history, output / "learning_curves.png", files.kind)
+    utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
+    utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
+    utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
+                       examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    if arguments.show:
+        utils.show_figures()
+    return 0
+
+
+def predict(arguments):
+    """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
+    model, kind = utils.load_trained_model(arguments.output_dir, "signs_resnet50")
+    return utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+
+
+if __name__ == "__main__":
+    utils.run(main)
