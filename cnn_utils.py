@@ -200,7 +200,7 @@ def prepare_output_dir(output_dir, settings=None):
         raise InputError(f"Results cannot be saved: expected a folder that can be written to; choose another "
                          f"with --output-dir. Received: {output_dir} ({error.strerror})") from None
     metrics = read_json(output_dir / "metrics.json")
-    if None not in (settings, metrics) and metrics.get("settings") != settings:
+    if settings and metrics and any(metrics.get(key) != value for key, value in settings.items()):
         finished = datetime.datetime.fromtimestamp((output_dir / "metrics.json").stat().st_mtime)
         aside = output_dir / "earlier" / finished.strftime("%Y-%m-%d_%H-%M-%S")
         aside.mkdir(parents=True, exist_ok=True)
@@ -371,27 +371,20 @@ def load_h5(path, part):
 
 
 def what_it_is(path, error):
-    """Say in a few words what a file that is not readable HDF5 is instead."""
+    """Say in a few words what a file that cannot be read as HDF5 is instead."""
+    from datasets import kind_of_file
+
     path = pathlib.Path(path)
     if path.is_dir():
         return "a folder"
     try:
         with open(path, "rb") as file:
-            start = file.read(1024)
+            kind = kind_of_file(file.read(64))
     except OSError as reason:
         return reason.strerror
-    size = f"{path.stat().st_size:,} bytes"
-    if not start:
-        return "an empty file"
-    if start.startswith(b"version https://git-lfs"):
-        return f"a Git LFS pointer ({size}), the address of the data instead of the data"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return f"a web page ({size})"
-    if start.startswith(b"PK"):
-        return f"a zip archive ({size})"
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return f"a damaged or truncated HDF5 file ({size}; {error})"
-    return f"{size} that begin with {start[:24]!r}"
+    if kind == "an HDF5 file":
+        kind = f"a damaged or truncated HDF5 file, {error}"
+    return f"{kind} ({path.stat().st_size:,} bytes)"
 
 
 # ----------------------------------------------------------------- preparation
@@ -555,9 +548,7 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
     import tensorflow as tf
 
     metrics = {
-        "script": settings["script"], "data": settings["data"], "data_files": settings["data_files"],
-        "seed": settings["seed"], "epochs": settings["epochs"], "batch_size": settings["batch_size"],
-        "learning_rate": settings["learning_rate"], "dry_run": settings["dry_run"],
+        **settings,
         **{f"{part}_examples": count for part, count in examples.items()},
         "parameters": model.count_params(),
         "test_loss": results["loss"], "test_accuracy": results["accuracy"],
@@ -569,7 +560,6 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
         "train_seconds": round(train_seconds, 2), "device": device,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__,
                      "keras": keras.__version__, "numpy": np.__version__},
-        "settings": settings,
     }
     path = pathlib.Path(output_dir) / "metrics.json"
     path.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -80,7 +80,7 @@ BAD_FILES = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7379760\n",
     "a web page": b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>",
     "a zip archive": b"PK\x03\x04" + bytes(40),
-    "that begin with b'datasets/train_signs.h5'": b"datasets/train_signs.h5",
+    "not an HDF5 file: it begins with b'datasets/train_signs.h5'": b"datasets/train_signs.h5",
 }
 
 

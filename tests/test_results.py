@@ -1,0 +1,169 @@
+"""Metrics, figures and files: what is printed and written is what was measured."""
+
+import argparse
+import json
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+
+import cnn_utils as utils
+
+NAMES = ("0", "1", "2")
+
+
+class Answers:
+    """Stands in for a trained model: gives prepared outputs."""
+
+    def __init__(self, outputs, loss):
+        self.outputs, self.loss = np.asarray(outputs, "float32"), loss
+
+    def predict(self, x, **options):
+        assert len(x) == len(self.outputs)
+        return self.outputs
+
+    def count_params(self):
+        return 7
+
+
+@pytest.fixture
+def results(capsys):
+    """Five pictures, three right; class 2 is never predicted."""
+    outputs = [[.8, .1, .1], [.1, .7, .2], [.6, .3, .1], [.2, .7, .1], [.1, .9, .0]]
+    labels = np.array([0, 1, 0, 2, 2])
+    model = Answers(outputs, "categorical_crossentropy")
+    return utils.evaluate(model, np.zeros((5, 8, 8, 3), np.uint8), utils.one_hot(labels, 3), NAMES)
+
+
+def test_evaluate_measures_what_a_hand_count_gives(results):
+    assert results["accuracy"] == 3 / 5
+    assert results["confusion"].tolist() == [[2, 0, 0], [0, 1, 0], [0, 2, 0]]
+    np.testing.assert_allclose(results["precision"], [1, 1 / 3, np.nan])
+    np.testing.assert_allclose(results["recall"], [1, 1, 0])
+    assert results["loss"] == pytest.approx(-np.mean(np.log([.8, .7, .6, .1, 1e-7])), rel=1e-3)
+
+
+def test_the_interval_is_wilsons():
+    # 118 of 120, worked out from Wilson's formula (1927) with z = 1.959964: 94.13 % to 99.54 %.
+    labels = np.zeros((120, 1), "float32")
+    outputs = np.where(np.arange(120) < 118, 0.1, 0.9)[:, None]
+    found = utils.evaluate(Answers(outputs, "binary_crossentropy"), labels, labels, ("not smiling", "smiling"))
+    assert found["interval"] == pytest.approx([0.94126, 0.99542], abs=1e-4)
+
+
+def test_evaluate_prints_accuracy_interval_and_table(capsys, results):
+    model = Answers([[.9, .1], [.2, .8]], "categorical_crossentropy")
+    utils.evaluate(model, np.zeros((2, 8, 8, 3)), utils.one_hot(np.array([0, 1]), 2), ("fist", "palm"))
+    printed = capsys.readouterr().out
+    assert "Test accuracy: 100.00% (2 of 2 right; 95 % interval 34.24% to 100.00%)" in printed
+    assert [line.split() for line in printed.splitlines() if "palm" in line] == [["palm", "100.0%", "100.0%", "1"]]
+
+
+def test_a_column_of_probabilities_becomes_two():
+    np.testing.assert_allclose(utils.class_probabilities(np.array([[.3], [.9]])), [[.7, .3], [.1, .9]])
+
+
+def test_metrics_json_holds_what_a_reader_needs(tmp_path, write_h5, results):
+    train, test = write_h5(tmp_path / "train_signs.h5"), write_h5(tmp_path / "test_signs.h5", "test")
+    arguments = argparse.Namespace(seed=1, epochs=2, batch_size=32, learning_rate=0.1, dry_run=False)
+    settings = utils.run_settings("signs_functional", utils.DataFiles("synthetic", train, test), arguments)
+    utils.save_metrics(tmp_path, settings, Answers([], ""), results, names=NAMES, device="CPU", train_seconds=1.5,
+                       examples={"train": 10, "validation": 2, "test": 5})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    expected = {"script": "signs_functional", "data": "synthetic", "seed": 1, "epochs": 2, "batch_size": 32,
+                "train_examples": 10, "validation_examples": 2, "test_examples": 5, "parameters": 7,
+                "test_accuracy": 0.6, "train_seconds": 1.5}
+    assert {key: metrics[key] for key in expected} == expected
+    assert metrics["test_accuracy_interval"] == results["interval"]
+    assert metrics["data_files"] == {"train_signs.h5": utils.sha256(train), "test_signs.h5": utils.sha256(test)}
+    assert metrics["classes"][2] == {"name": "2", "precision": None, "recall": 0.0, "examples": 2}
+    assert set(metrics["versions"]) == {"python", "tensorflow", "keras", "numpy"}
+
+
+def finished_run(folder, settings):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({**settings, "test_accuracy": 0.99}))
+    (folder / "model.keras").write_text("an hour's work")
+
+
+def test_a_run_with_other_settings_moves_the_earlier_one_aside(tmp_path, capsys):
+    output = tmp_path / "outputs"
+    finished_run(output, {"epochs": 60, "seed": 1})
+    (output / "notes.txt").write_text("the user's own")
+    utils.prepare_output_dir(output, {"epochs": 1, "seed": 1})
+    moved = list(output.glob("earlier/*/model.keras"))
+    assert len(moved) == 1 and moved[0].read_text() == "an hour's work"
+    assert str(moved[0].parent) in capsys.readouterr().out
+    assert not (output / "model.keras").exists() and (output / "notes.txt").exists()
+
+
+def test_a_run_with_the_same_settings_moves_nothing(tmp_path):
+    finished_run(tmp_path, {"epochs": 60, "seed": 1})
+    utils.prepare_output_dir(tmp_path, {"epochs": 60, "seed": 1})
+    assert (tmp_path / "model.keras").exists() and not (tmp_path / "earlier").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(utils.InputError, match="--output-dir.*Received: .*file"):
+        utils.prepare_output_dir(tmp_path / "file" / "outputs")
+
+
+def titles(monkeypatch):
+    """Collect the titles of the figures that are saved from now on."""
+    found = []
+    save = utils.save_figure
+
+    def listen(figure, title, path, kind):
+        save(figure, title, path, kind)
+        found.append(figure.get_suptitle() + " " + " ".join(text.get_text() for text in figure.texts))
+    monkeypatch.setattr(utils, "save_figure", listen)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["real", "synthetic"])
+def test_every_figure_is_a_picture_and_synthetic_ones_say_so(tmp_path, monkeypatch, results, kind):
+    utils.use_headless_figures(show=False)
+    found = titles(monkeypatch)
+    x = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    utils.plot_examples(x, np.array([0, 1, 2, 1, 2]), NAMES, tmp_path / "examples.png", kind)
+    history = {key: [2.0, 1.0] for key in ("loss", "val_loss", "accuracy", "val_accuracy")}
+    utils.plot_learning_curves(history, tmp_path / "learning_curves.png", kind)
+    utils.plot_confusion_matrix(results, NAMES, tmp_path / "confusion_matrix.png", kind)
+    utils.plot_mistakes(x, results, NAMES, tmp_path / "mistakes.png", kind)
+    assert len(found) == 4
+    assert all(("SYNTHETIC" in title) == (kind == "synthetic") for title in found)
+    for path in tmp_path.glob("*.png"):
+        assert np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5, f"{path.name} is blank"
+
+
+def test_mistakes_are_counted_and_their_absence_is_said(tmp_path, monkeypatch, results):
+    found = titles(monkeypatch)
+    x = np.zeros((5, 8, 8, 3), np.uint8)
+    utils.plot_mistakes(x, results, NAMES, tmp_path / "some.png", "real")
+    utils.plot_mistakes(x, {**results, "predictions": results["labels"]}, NAMES, tmp_path / "none.png", "real")
+    assert found[0].startswith("Mistakes: 2 of 5 test pictures")
+    assert "None: all 5 test pictures were classified correctly." in found[1]
+
+
+@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
+def test_a_saved_model_takes_raw_pixels_one_or_many(tmp_path, script):
+    model = __import__(script).build_model()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):      # as after some training, not as fresh
+            layer.set_weights([np.random.default_rng(1).uniform(0.5, 1.5, w.shape) for w in layer.weights])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    together = loaded.predict(pixels, verbose=0)
+    np.testing.assert_allclose(together, model.predict(pixels, verbose=0), rtol=1e-5)
+    np.testing.assert_allclose(loaded.predict(pixels[2:3], verbose=0)[0], together[2], rtol=1e-4, atol=1e-6)
+
+
+def test_no_model_and_a_file_that_is_none_are_named(tmp_path):
+    with pytest.raises(utils.InputError, match="Train one first with `python signs_functional.py`"):
+        utils.load_trained_model(tmp_path, "signs_functional")
+    (tmp_path / "model.keras").write_text("no model")
+    with pytest.raises(utils.InputError, match="must be a model saved by signs_functional.py"):
+        utils.load_trained_model(tmp_path, "signs_functional")

@@ -1,0 +1,117 @@
+"""The three scripts as their users run them: as commands, in a process of their own."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REAL, ROOT, SHARED, run_script
+from PIL import Image
+
+SCRIPTS = {"happy_sequential": "happy", "signs_functional": "signs", "signs_resnet50": "signs"}
+# The photographs lie beside the checkout on some machines only; rendered pictures are everywhere.
+SOURCES = ["synthetic"] + (["real"] if SHARED.is_dir() else [])
+FIGURES = {"examples.png", "learning_curves.png", "confusion_matrix.png", "mistakes.png"}
+
+
+@pytest.fixture(scope="module")
+def dry_runs(tmp_path_factory):
+    """Return a function that gives a script's dry run on a source: its output folder and process, run once."""
+    done = {}
+
+    def dry_run(script, source):
+        if (script, source) not in done:
+            folder = tmp_path_factory.mktemp(f"{script}_{source}")
+            data = ["--data-dir", REAL[SCRIPTS[script]]] if source == "real" else ["--data", "synthetic"]
+            # Started in another folder: nothing may depend on the working directory.
+            done[script, source] = folder, run_script(script, "--dry-run", "--output-dir", folder, *data, cwd=folder)
+        return done[script, source]
+    return dry_run
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_dry_run_goes_the_whole_path(dry_runs, script, source):
+    folder, process = dry_runs(script, source)
+    assert process.returncode == 0, process.stderr
+    assert {path.name for path in folder.iterdir()} == FIGURES | {"model.keras", "history.csv", "metrics.json"}
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["script"] == script and metrics["data"] == source and metrics["dry_run"] is True
+    assert set(metrics["data_files"]) == {f"train_{SCRIPTS[script]}.h5", f"test_{SCRIPTS[script]}.h5"}
+    assert metrics["epochs"] == 1 and metrics["seed"] == 1 and metrics["train_seconds"] > 0
+    low, high = metrics["test_accuracy_interval"]
+    assert 0 <= low <= metrics["test_accuracy"] <= high <= 1
+    if script == "signs_resnet50":
+        assert metrics["parameters"] == 23_600_006
+    with open(folder / "history.csv") as file:
+        assert [set(row) >= {"epoch", "loss", "val_loss"} for row in csv.DictReader(file)] == [True]
+
+    printed = process.stdout
+    for line in (r"^Device: ", r"^Data: ", r"^As loaded", r"Total params", r"^Test loss:", r"interval .* to ",
+                 r"precision\s+recall", r"^Saved .*model.keras", r"^Saved .*metrics.json"):
+        assert re.search(line, printed, re.MULTILINE), f"{line} is not printed"
+    assert ("SYNTHETIC" in printed) == (source == "synthetic")
+    assert process.stderr.replace("\r", "\n").strip() == "" or "Rendering" in process.stderr, process.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_predict_answers_and_shows_what_the_model_saw(dry_runs, script, tmp_path):
+    folder, _ = dry_runs(script, "synthetic")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    process = run_script(script, "--output-dir", folder, "--predict", tmp_path / "mine.png", broken,
+                         tmp_path / "absent.png", tmp_path / "mine.png")
+    assert process.returncode == 1      # two could not be read ...
+    assert f"error: {broken}: " in process.stderr and "absent.png: " in process.stderr
+    answers = re.findall(r"mine\.png: (.+?) \((\d+\.\d) %\)", process.stdout.replace("%)", " %)"))
+    assert len(answers) == 2 and answers[0] == answers[1]       # ... the others were answered
+    assert "SYNTHETIC" in process.stdout and "Epoch" not in process.stdout
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "predictions" / "01_mine.png")), pixels)
+    assert (folder / "predictions" / "predictions.png").exists()
+
+
+def test_the_described_variant_is_one_option_away(tmp_path):
+    process = run_script("signs_resnet50", "--dry-run", "--identity-blocks", 2, 3, 5, 3, "--output-dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["parameters"] > 23_600_006 + 4_000_000
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("arguments, named", [
+    (["--epochs", "0"], "--epochs"), (["--epochs", "many"], "'many'"), (["--batch-size", "-1"], "--batch-size"),
+    (["--learning-rate", "nan"], "--learning-rate"), (["--seed", "-3"], "--seed"), (["--seed", 2**32], "--seed"),
+    (["--data", "imaginary"], "'imaginary'"), (["--data-dir", "no/such/folder"], "'no/such/folder'"),
+    (["--epoch", "3"], "--epoch"), (["--predict"], "--predict"),
+])
+def test_a_wrong_argument_is_named(script, arguments, named):
+    process = run_script(script, *arguments)
+    assert process.returncode == 2
+    assert named in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_needs_no_tensorflow(script):
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['{script}.py', '--help']\n"
+            f"import atexit, {script}\n"
+            "heavy = {'tensorflow', 'keras', 'matplotlib', 'h5py'}\n"
+            "atexit.register(lambda: print('loaded:', heavy & set(sys.modules)))\n"
+            f"{script}.main()")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0 and "usage: " in process.stdout and "loaded: set()" in process.stdout
+
+
+def test_missing_data_is_one_line_and_code_2(tmp_path):
+    process = run_script("signs_functional", "--data", "real", "--data-dir", tmp_path, "--output-dir", tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1 and "train_signs.h5 and test_signs.h5 missing" in process.stderr
+
+
+def test_predict_without_a_model_says_how_to_get_one(tmp_path):
+    process = run_script("happy_sequential", "--output-dir", tmp_path, "--predict", "me.jpg")
+    assert process.returncode == 2 and "python happy_sequential.py" in process.stderr
