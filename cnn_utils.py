@@ -3,7 +3,8 @@
     command line   command_line, run
     start          start_tensorflow, prepare_output_dir
     data           find_data, load_happy_dataset, load_signs_dataset
-    preparation    split_validation, first_of_each_class, one_hot, training_batches, print_shapes
+    preparation    split_validation, first_of_each_class, one_hot, training_batches, make_variables,
+                   print_shapes
     evaluation     evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
     prediction     load_trained_model, read_image, predict_images
@@ -101,7 +102,7 @@ def command_line(description, script, *, epochs, batch_size, learning_rate):
     training.add_argument("--batch-size", type=whole_number(1), default=batch_size, metavar="N",
                           help=f"pictures per step (default: {batch_size})")
     training.add_argument("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
-                          help=f"step size at the start of training (default: {learning_rate})")
+                          help=f"largest step size; it falls to 0 along half a cosine (default: {learning_rate})")
     # 32 bits, because NumPy's global generator takes no more.
     training.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=1, metavar="N",
                           help="fixes the split, the order, the augmentation and the first weights (default: 1)")
@@ -258,7 +259,11 @@ def find_data(name, data="auto", data_dir=None):
     if data != "synthetic":
         missing = [path.name for path in paths if not path.exists()]
         if not missing:
-            return DataFiles("real", train, test)
+            kind = "synthetic" if any(map(is_rendered, paths)) else "real"
+            if kind != data == "real":
+                raise InputError(f"--data real wants photographs: name the folder that holds them with --data-dir. "
+                                 f"Received: {folder}, whose files are SYNTHETIC")
+            return DataFiles(kind, train, test)
         if data == "real" or len(missing) == 1:
             raise InputError(
                 f"{' and '.join(missing)} missing: a data set is a train and a test file, both in one folder. "
@@ -267,6 +272,17 @@ def find_data(name, data="auto", data_dir=None):
         note = f", for neither {names[0]} nor {names[1]} is in {folder}"
     from datasets.synthetic import render_dataset
     return DataFiles("synthetic", *render_dataset(name), note)
+
+
+def is_rendered(path):
+    """Say whether the file was made by `datasets.synthetic`, wherever it lies and whatever its name."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("data") == "SYNTHETIC"
+    except OSError:
+        return False        # no HDF5 at all: `load_h5` says so
 
 
 def load_happy_dataset(data="auto", data_dir=None):
@@ -452,6 +468,21 @@ def training_batches(x, y, batch_size, seed, augmentation):
     # Outside the model, `training` has no default: here it says "augment", it is no model's batch normalisation.
     batches = batches.map(lambda pictures, labels: (augmentation(pictures, training=True), labels))
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def make_variables(model, y):
+    """Create the variables of the optimizer and of the metrics before the first training step.
+
+    Keras would create them in that step, and TensorFlow then traces the step a
+    second time: for ResNet50, half of the wait before the first batch.
+
+    Args:
+        model: compiled Keras model.
+        y: labels as the loss wants them; only their shape and type matter.
+    """
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, y[:1], y[:1])
+    model.reset_metrics()
 
 
 # ------------------------------------------------------------------ evaluation

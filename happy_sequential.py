@@ -95,6 +95,7 @@ def main():
 
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
+    utils.make_variables(model, train_y)
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
                         callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
     train_seconds = time.perf_counter() - started

@@ -31,7 +31,7 @@ def build_augmentation():
 
 
 def main():
-    parser = utils.command_line(__doc__, "signs_resnet50", epochs=40, batch_size=32, learning_rate=0.03)
+    parser = utils.command_line(__doc__, "signs_resnet50", epochs=30, batch_size=32, learning_rate=1e-3)
     parser.add_argument("--identity-blocks", nargs=4, type=utils.whole_number(0), default=[2, 3, 5, 2], metavar="N",
                         help="identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)")
     arguments = parser.parse_args()
@@ -39,6 +39,7 @@ def main():
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     device = utils.start_tensorflow(arguments.seed)
     import keras
+
     from resnet_utils import ResNet50
 
     utils.use_headless_figures(arguments.show)
@@ -71,15 +72,15 @@ def main():
     # The step size rises over the first tenth of the training, for a deep network's first steps are its
     # roughest, and falls along half a cosine to 0.
     steps = arguments.epochs * len(batches)
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 10, warmup_steps=steps // 10,
+    warmup = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), warmup_steps=warmup,
                                                       warmup_target=arguments.learning_rate)
-    # Momentum and weight decay of He et al. (2015), section 3.4.
-    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
+    utils.make_variables(model, train_y)
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
                         callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
     train_seconds = time.perf_counter() - started

@@ -69,6 +69,14 @@ def test_synthetic_is_taken_although_real_files_are_there(signs_folder):
     assert utils.find_data("signs", "synthetic", signs_folder).kind == "synthetic"
 
 
+def test_rendered_files_are_synthetic_wherever_they_lie():
+    folder = utils.find_data("signs", "synthetic").train.parent
+    files = utils.find_data("signs", "auto", folder)
+    assert files.kind == "synthetic" and "SYNTHETIC" in str(files)
+    with pytest.raises(utils.InputError, match="SYNTHETIC"):
+        utils.find_data("signs", "real", folder)
+
+
 def test_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     before = utils.find_data("happy", "synthetic")
     monkeypatch.chdir(tmp_path)

@@ -58,6 +58,15 @@ def test_dry_run_goes_the_whole_path(dry_runs, script, source):
     assert process.stderr.replace("\r", "\n").strip() == "" or "Rendering" in process.stderr, process.stderr
 
 
+def test_the_same_seed_gives_the_same_result(dry_runs, tmp_path):
+    first = json.loads((dry_runs("signs_functional", "synthetic")[0] / "metrics.json").read_text())
+    for seed in (1, 2):
+        run_script("signs_functional", "--dry-run", "--data", "synthetic", "--seed", seed, "--output-dir", tmp_path)
+        again = json.loads((tmp_path / "metrics.json").read_text())
+        # Sums over threads may differ in their last digits.
+        assert (again["test_loss"] == pytest.approx(first["test_loss"], rel=1e-3)) == (seed == 1)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_predict_answers_and_shows_what_the_model_saw(dry_runs, script, tmp_path):
     folder, _ = dry_runs(script, "synthetic")

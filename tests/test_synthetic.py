@@ -1,0 +1,105 @@
+"""The SYNTHETIC sets: the same bytes every time, the schema of the photographs, and not trivial."""
+
+import hashlib
+
+import h5py
+import numpy as np
+import pytest
+
+import cnn_utils as utils
+from datasets import synthetic
+
+SIZES = {"happy": (600, 150, 2), "signs": (1080, 120, 6)}
+
+
+@pytest.fixture
+def small_recipes(monkeypatch):
+    """Twelve training and six test pictures of each set."""
+    for name, (module, function, classes, parts) in synthetic.RECIPES.items():
+        small = {part: (12 if part == "train" else 6, seed) for part, (_, seed) in parts.items()}
+        monkeypatch.setitem(synthetic.RECIPES, name, (module, function, classes, small))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_second_rendering_gives_the_same_bytes(tmp_path, small_recipes, name):
+    hashes = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in
+                       synthetic.render_dataset(name, folder)])
+    assert hashes[0] == hashes[1] and hashes[0][0] != hashes[0][1]
+
+
+def test_files_are_kept_until_the_renderer_changes(tmp_path, small_recipes, monkeypatch):
+    train, _ = synthetic.render_dataset("signs", tmp_path)
+    made = train.stat().st_mtime_ns
+    synthetic.render_dataset("signs", tmp_path)
+    assert train.stat().st_mtime_ns == made
+    monkeypatch.setattr(synthetic, "fingerprint", lambda module: "another renderer")
+    synthetic.render_dataset("signs", tmp_path)
+    assert train.stat().st_mtime_ns != made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test_signs.h5", "train_signs.h5"]
+
+
+def test_a_damaged_file_is_rendered_again(tmp_path, small_recipes):
+    train, _ = synthetic.render_dataset("happy", tmp_path)
+    good = train.read_bytes()
+    train.write_bytes(good[:1000])
+    synthetic.render_dataset("happy", tmp_path)
+    assert train.read_bytes() == good
+
+
+def test_each_picture_has_random_numbers_of_its_own():
+    few, labels = synthetic.render_pictures("signs", 6, seed=5)
+    again, _ = synthetic.render_pictures("signs", 6, seed=5)
+    other, _ = synthetic.render_pictures("signs", 6, seed=6)
+    np.testing.assert_array_equal(few, again)
+    assert len({picture.tobytes() for picture in np.concatenate([few, other])}) == 12
+    assert sorted(labels) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_sets_have_the_schema_and_sizes_of_the_photographs(name):
+    train, test, classes = SIZES[name]
+    load = {"happy": utils.load_happy_dataset, "signs": utils.load_signs_dataset}[name]
+    train_x, train_y, test_x, test_y, listed = load("synthetic")
+    assert train_x.shape == (train, 64, 64, 3) and test_x.shape == (test, 64, 64, 3)
+    assert listed.tolist() == list(range(classes))
+    assert set(np.bincount(train_y)) == {train // classes} and set(np.bincount(test_y)) == {test // classes}
+    assert len({picture.tobytes() for picture in np.concatenate([train_x, test_x])}) == train + test
+    # No picture is blank, none is of one colour, and the classes do not come in blocks.
+    assert train_x.reshape(train, -1).std(axis=1).min() > 8
+    assert np.count_nonzero(np.diff(train_y)) > train / 4
+    with h5py.File(utils.find_data(name, "synthetic").train) as file:
+        assert file.attrs["data"] == "SYNTHETIC"
+
+
+def accuracy(model, loss, optimizer, epochs, batches, x, y):
+    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    model.fit(batches, shuffle=False, epochs=epochs, verbose=0)
+    return model.evaluate(x, y, verbose=0)[1]
+
+
+@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 14), ("signs", "signs_functional", 14)])
+def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
+    import keras
+
+    script = __import__(script)
+    keras.utils.set_random_seed(1)
+    train_x, train_y, test_x, test_y, classes = utils.load_files(utils.find_data(name, "synthetic"), SIZES[name][2])
+    convnet = script.build_model()
+    if convnet.output_shape[1] == 1:
+        loss, train_y, test_y = "binary_crossentropy", train_y.reshape(-1, 1), test_y.reshape(-1, 1)
+    else:
+        loss, train_y, test_y = "categorical_crossentropy", *(utils.one_hot(y, len(classes)) for y in (train_y, test_y))
+    linear = keras.Sequential([keras.layers.Input((64, 64, 3)), keras.layers.Rescaling(1 / 127.5, offset=-1),
+                               keras.layers.Flatten(),
+                               keras.layers.Dense(convnet.output_shape[1],
+                                                  activation="sigmoid" if len(classes) == 2 else "softmax")])
+    plain = utils.training_batches(train_x, train_y, 32, 1, keras.layers.Identity())
+    augmented = utils.training_batches(train_x, train_y, 32, 1, script.build_augmentation())
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(augmented))
+    of_linear = accuracy(linear, loss, keras.optimizers.Adam(1e-4), 20, plain, test_x, test_y)
+    of_convnet = accuracy(convnet, loss, keras.optimizers.Adam(schedule), epochs, augmented, test_x, test_y)
+    print(f"\nSYNTHETIC {name}: linear {of_linear:.3f}, convnet {of_convnet:.3f}")
+    assert of_linear <= of_convnet - 0.15
