@@ -37,6 +37,10 @@ OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learni
            "confusion_matrix.png", "mistakes.png")
 
 
+# Height, width and channels of every picture in the course's files, and so of what the networks take.
+PICTURE_SHAPE = (64, 64, 3)
+
+
 class InputError(Exception):
     """Something the user gave cannot be used: the message says what, why and what to do."""
 
@@ -260,7 +264,7 @@ def find_data(name, data="auto", data_dir=None):
         missing = [path.name for path in paths if not path.exists()]
         if not missing:
             kind = "synthetic" if any(map(is_rendered, paths)) else "real"
-            if kind != data == "real":
+            if data == "real" and kind == "synthetic":
                 raise InputError(f"--data real wants photographs: name the folder that holds them with --data-dir. "
                                  f"Received: {folder}, whose files are SYNTHETIC")
             return DataFiles(kind, train, test)
@@ -326,9 +330,6 @@ def load_files(files, number_of_classes):
                          f"Received: {classes.tolist()} and {test_classes.tolist()}")
     if len(classes) != number_of_classes:
         raise InputError(f"{files.train} must list {number_of_classes} classes. Received: {classes.tolist()}")
-    if train_x.shape[1:] != test_x.shape[1:]:
-        raise InputError(f"{files.train} and {files.test} must hold pictures of one size. "
-                         f"Received: {train_x.shape[1:]} and {test_x.shape[1:]}")
     return train_x, train_y, test_x, test_y, classes
 
 
@@ -336,13 +337,13 @@ def load_h5(path, part):
     """Read one file of the course's schema.
 
     Args:
-        path: the HDF5 file, with the keys `<part>_set_x` (m, height, width, 3)
-            uint8, `<part>_set_y` whole numbers of shape (m,), (1, m) or (m, 1),
+        path: the HDF5 file, with the keys `<part>_set_x` (m, 64, 64, 3) uint8,
+            `<part>_set_y` whole numbers of shape (m,), (1, m) or (m, 1),
             and `list_classes` (k,), whole numbers or byte strings.
         part: "train" or "test".
 
     Returns:
-        x (m, height, width, 3) uint8, y (m,) int64 in 0..k-1, classes (k,) int64.
+        x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, classes (k,) int64.
 
     Raises:
         InputError: the file is not HDF5, a key is missing, or the arrays are
@@ -363,9 +364,9 @@ def load_h5(path, part):
                                  f"Received: {', '.join(file) or 'an empty file'}")
         shape, kind = file[keys[0]].shape, file[keys[0]].dtype
         # Before a single pixel is read: a damaged header may declare more than fits into memory.
-        if len(shape) != 4 or shape[3] != 3 or 0 in shape or kind != np.uint8:
-            raise InputError(f"{keys[0]} in {path} must be pictures: uint8, (number, height, width, 3), at least "
-                             f"one. Received: {kind} {shape}")
+        if len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind != np.uint8:
+            raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
+                             f"Received: {kind} {shape}")
         try:
             x, y, classes = (file[key][()] for key in keys)
         except (OSError, MemoryError) as error:

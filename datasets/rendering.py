@@ -1,0 +1,344 @@
+"""What a renderer of photograph-like pictures needs: shapes, light, a camera.
+
+A scene is a distance function: given points it returns how far each of them is
+from the nearest surface, negative inside. `sphere_trace` finds the surface that
+each pixel sees, `surface_normals` its orientation, the functions below them its
+light, and `photograph` turns the linear light into a small, noisy 8-bit picture.
+
+Conventions, unless a docstring says otherwise:
+
+    points, vectors   arrays (3, ...), the component FIRST: x, y and z then lie
+                      contiguously in memory, several times faster than last
+    axes              x to the right, y up, z towards the camera
+    camera            looks along -z from far away (parallel rays)
+    images            (height, width) or (height, width, 3), row 0 at the top
+    light             linear: twice the value is twice the light
+    rng               numpy.random.Generator, the only source of chance
+"""
+
+import numpy as np
+from scipy import ndimage
+
+OUTPUT_SIZE = 64  # pixels; the side of the pictures of both data sets
+SUPERSAMPLING = 2  # rendered pixels per output pixel and axis: smooth outlines
+RENDER_SIZE = OUTPUT_SIZE * SUPERSAMPLING
+
+
+# ---------------------------------------------------------------- geometry
+
+def unit(vector):
+    """`vector` (3, ...) scaled to length 1."""
+    vector = np.asarray(vector, np.float32)
+    return vector / np.sqrt((vector * vector).sum(axis=0) + 1e-12)
+
+
+def rotation(axis, angle):
+    """Matrix (3, 3) that turns by `angle` radians around "x", "y" or "z".
+
+    Counter-clockwise for someone towards whom the axis points.
+    """
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def pixel_grid(width, size=RENDER_SIZE):
+    """x and y of the pixel centres, two float32 arrays (size, size).
+
+    `width` is the side of the picture in scene units; (0, 0) is its middle.
+    """
+    axis = ((np.arange(size) + 0.5) / size - 0.5) * width
+    x, y = np.meshgrid(axis, -axis)
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def dot(a, b):
+    """Inner product over the first axis (three components, written out for speed)."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+# ------------------------------------------------------- distance functions
+
+def rounded_cone(start, end, start_radius, end_radius):
+    """The hull of two spheres, a capsule that tapers, as `cone_distance` wants it.
+
+    Args:
+        start, end: float arrays (3, ...), the centres of the spheres.
+        start_radius, end_radius: floats or arrays (...).
+    """
+    axis = end - start
+    length = np.sqrt(dot(axis, axis)) + np.float32(1e-6)
+    # Beyond a slope of 1 one sphere contains the other and there is no cone.
+    slope = np.minimum(np.maximum((start_radius - end_radius) / length, -0.98), 0.98)
+    lean = slope / np.sqrt(1 - slope * slope)
+    return start, axis / length, length, start_radius, slope, lean
+
+
+def cone_distance(points, cone):
+    """Signed distance to a rounded cone, and where along its axis it is nearest.
+
+    The solid is a sphere that moves from one end to the other while its radius
+    changes linearly, so the distance is the minimum over t of
+    |point - centre(t)| - radius(t); setting the derivative to zero gives t in
+    closed form. (Inigo Quilez, "Distance functions", treats the same solid.)
+
+    Args:
+        points: array (3, ...).
+        cone: what `rounded_cone` returned; its arrays broadcast with `points`.
+
+    Returns:
+        (distance, t): t runs from 0 at the start of the axis to 1 at its end.
+    """
+    start, direction, length, start_radius, slope, lean = cone
+    relative = points - start
+    along = dot(relative, direction)
+    across_squared = np.maximum(dot(relative, relative) - along * along, 0)
+    best = along + np.sqrt(across_squared) * lean
+    best = np.minimum(np.maximum(best, 0), length)
+    beyond = along - best
+    distance = np.sqrt(across_squared + beyond * beyond) - start_radius + slope * best
+    return distance, best / length
+
+
+def rounded_cone_distance(points, start, end, start_radius, end_radius):
+    """`cone_distance` for a cone that is used only once."""
+    return cone_distance(points, rounded_cone(start, end, start_radius, end_radius))
+
+
+def ellipsoid_distance(points, centre, radii):
+    """About the signed distance to an ellipsoid whose axes are x, y and z.
+
+    The exact distance has no closed form. This is the implicit function
+    divided by the length of its gradient: right at the surface and close to
+    it, which is where the tracing ends (Inigo Quilez, "Ellipsoid - SDF").
+
+    Args:
+        points: array (3, ...). centre, radii: three numbers each.
+    """
+    shape = (3,) + (1,) * (np.ndim(points) - 1)
+    radii = np.asarray(radii, np.float32).reshape(shape)
+    scaled = (points - np.asarray(centre, np.float32).reshape(shape)) / radii
+    value = np.sqrt(dot(scaled, scaled))
+    gradient = scaled / radii
+    return value * (value - 1) / (np.sqrt(dot(gradient, gradient)) + 1e-6)
+
+
+def smooth_union(a, b, radius):
+    """Distance to the union of two solids whose seam is filled over `radius`.
+
+    The quadratic "smooth minimum": the plain minimum where the distances
+    differ by more than `radius` (scene units), up to radius / 4 less in between.
+    (Inigo Quilez, "Smooth minimum".)
+    """
+    overlap = np.maximum(radius - np.abs(a - b), 0)
+    return np.minimum(a, b) - overlap * overlap / (4 * radius)
+
+
+def sphere_trace(distance, points, steps=16, tolerance=0.02):
+    """March from `points` along -z, away from the camera, to the first surface.
+
+    Each step is as long as the distance to the nearest surface: nothing can lie
+    in between (John C. Hart, "Sphere tracing", The Visual Computer, 1996).
+
+    Args:
+        distance: function, array (3, ...) -> array (...).
+        points: float32 array (3, ...), one start per ray, in front of everything.
+        steps: int; rays that graze a surface need many.
+        tolerance: float, scene units, half a rendered pixel or so: what lies
+            nearer counts as touched.
+
+    Returns:
+        (points, hit): where the rays ended, and whether that is on a surface.
+        A ray that misses ends where it came nearest to one.
+    """
+    points = points.copy()
+    nearest = np.full(points.shape[1:], np.inf, np.float32)
+    depth = points[2]
+    for _ in range(steps + 1):  # the last round only looks where the last step led
+        gap = distance(points)
+        depth = np.where(np.abs(gap) < nearest, points[2], depth)
+        nearest = np.minimum(np.abs(gap), nearest)
+        # A little farther than is safe, or rays that pass close by an outline
+        # would creep along it; one that ends up inside steps back next time.
+        points[2] -= gap + 2 * tolerance * (gap > tolerance)
+    points[2] = depth
+    return points, nearest < 2 * tolerance
+
+
+def surface_normals(distance, points, step=0.05):
+    """Unit normals (3, ...): the gradient of the distance at `points` (3, ...).
+
+    Differences over four corners of a tetrahedron of size `step` (scene units)
+    instead of six over three axes: a third fewer evaluations.
+    """
+    normal = np.zeros_like(points)
+    for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):
+        corner = np.array(corner, np.float32).reshape((3,) + (1,) * (points.ndim - 1))
+        normal += corner * distance(points + corner * np.float32(step))
+    return unit(normal)
+
+
+# ------------------------------------------------------------ random fields
+
+def smooth_noise(rng, scale, size=RENDER_SIZE):
+    """Random field, float32 (size, size), mean 0 and deviation 1.
+
+    Args:
+        scale: float, the size of the blotches in rendered pixels, 1 or more.
+    """
+    # A coarse lattice, enlarged: blurring a full-size field costs ten times more.
+    cells = max(int(np.ceil(size / scale)) + 3, 5)
+    lattice = rng.standard_normal((cells, cells)).astype(np.float32)
+    if cells < size:
+        position = np.linspace(0.5, cells - 1.5, size, dtype=np.float32)
+        low = position.astype(int)
+        part = position - low
+        part = part * part * (3 - 2 * part)  # no kink at the lattice points
+        rows = lattice[low] * (1 - part)[:, None] + lattice[low + 1] * part[:, None]
+        field = rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    else:
+        field = lattice[:size, :size]
+    return (field - field.mean()) / (field.std() + np.float32(1e-6))
+
+
+# ------------------------------------------------------------------- light
+
+def smoothstep(low, high, value):
+    """0 below `low`, 1 above `high`, a smooth S in between."""
+    part = np.clip((value - low) / (high - low), 0, 1)
+    return part * part * (3 - 2 * part)
+
+
+def skin_diffuse(normal, light, softness=1.0):
+    """Light that skin returns from one lamp, array (3, ...): red, green, blue.
+
+    Light enters skin, wanders and comes out elsewhere, red light farthest: the
+    edge of the shaded side is soft and warm. "Wrapping" the cosine law past 90
+    degrees, most for red, looks the same and costs nothing.
+
+    Args:
+        normal: array (3, ...), unit vectors.
+        light: three numbers, the unit vector towards the lamp.
+        softness: float, 0 for hard light and 1 for a large window.
+    """
+    cosine = dot(normal, light)
+    wrap = [0.15 + 0.30 * softness, 0.08 + 0.25 * softness, 0.05 + 0.22 * softness]
+    return np.stack([np.maximum((cosine + w) / (1 + w), 0) for w in wrap])
+
+
+def highlight(normal, light, sharpness):
+    """Mirror-like part of the reflection, 0 to 1 (Blinn-Phong, camera along z)."""
+    half = unit(np.asarray(light) + np.array([0, 0, 1.0]))
+    return np.maximum(dot(normal, half), 0) ** sharpness
+
+
+def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
+    """How much of the surrounding light reaches each pixel, 0 to 1.
+
+    A pixel that lies deeper than its neighbourhood lies in a crease.
+
+    Args:
+        height: float array (height, width), towards the camera, in rendered
+            pixels; the background must hold something deep but finite.
+        scales: floats, sizes of the neighbourhoods in rendered pixels.
+    """
+    darkness = 0
+    for scale in scales:
+        # Clipping keeps far-away surfaces from counting more than near ones.
+        depth = np.clip(blur(height, scale) - height, 0, 2 * scale) / scale
+        darkness = darkness + depth
+    return np.exp(-3 * strength * darkness)
+
+
+def self_shadow(height, light, reach=24, softness=2.0):
+    """Share of a lamp's light that nearer parts of the scene let through.
+
+    Walks over the height field towards the lamp and looks for something taller
+    than the ray.
+
+    Args:
+        height: float array (height, width), in rendered pixels.
+        light: unit vector towards the lamp, with a positive z.
+        reach: int, how far to walk, in rendered pixels.
+        softness: float, the width of the shadow's edge, in rendered pixels.
+    """
+    sideways = np.hypot(light[0], light[1])
+    if sideways < 1e-3:
+        return np.ones_like(height)
+    rows, columns = height.shape
+    padded = np.pad(height, reach, mode="edge")
+    blocked = np.zeros_like(height)
+    for walked in np.geomspace(2, reach, 9):
+        dx = int(round(walked * light[0] / sideways)) + reach
+        dy = int(round(-walked * light[1] / sideways)) + reach  # row 0 is the top
+        neighbour = padded[dy:dy + rows, dx:dx + columns]
+        above = neighbour - height - walked * light[2] / sideways
+        blocked = np.maximum(blocked, np.clip(above / (softness + 0.15 * walked), 0, 1))
+    return 1 - blocked
+
+
+def blur(image, sigma):
+    """Gaussian blur of (height, width), `sigma` in pixels; coarse if it is wide."""
+    if sigma < 3:
+        return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
+    # A wide blur leaves no detail: it is computed on a quarter of the pixels, or
+    # a sixteenth, and enlarged.
+    factor = 2 if sigma < 6 else 4
+    rows, columns = image.shape
+    small = image.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3))
+    small = ndimage.gaussian_filter(small, sigma / factor, mode="nearest", truncate=3)
+    return ndimage.zoom(small, factor, order=1, mode="nearest", grid_mode=True)
+
+
+def cast_shadow(mask, shift, sigma):
+    """Soft shadow, 0 to 1, of a silhouette on a wall behind it.
+
+    Args:
+        mask: float array (height, width), 1 where the object is.
+        shift: (dx, dy) in rendered pixels, y up, from the object to its shadow.
+        sigma: float, the blur in rendered pixels.
+    """
+    dx, dy = int(round(shift[0])), int(round(-shift[1]))
+    reach = max(abs(dx), abs(dy), 1)
+    padded = np.pad(mask, reach, mode="edge")  # what leaves the picture goes on
+    rows, columns = mask.shape
+    moved = padded[reach - dy:reach - dy + rows, reach - dx:reach - dx + columns]
+    return blur(moved, sigma)
+
+
+# ------------------------------------------------------------------ camera
+
+def photograph(image, rng):
+    """What a phone camera makes of a scene: uint8 (64, 64, 3), RGB.
+
+    Focus, exposure, white balance, tone curve, lower resolution of colour than
+    of brightness (as in JPEG), noise.
+
+    Args:
+        image: float array (128, 128, 3), linear light, 1 = white paper.
+    """
+    image = np.asarray(image, np.float32)
+    sigma = rng.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
+    image = ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=2.5)
+    size = image.shape[0] // SUPERSAMPLING
+    image = image.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
+
+    exposure = np.exp(rng.normal(0, 0.12))
+    white_balance = np.exp(rng.normal(0, [0.03, 0.01, 0.04]))
+    image = np.maximum(image * (exposure * white_balance).astype(np.float32), 0)
+    # Bright parts are compressed softly instead of clipped, as cameras do.
+    image = np.where(image > 0.8, 0.8 + 0.25 * np.tanh((image - 0.8) / 0.25), image)
+    image = np.clip(image, 0, 1) ** (1 / rng.uniform(2.0, 2.4))  # display gamma
+    contrast = rng.uniform(-0.1, 0.35)
+    image = image + contrast * (image * image * (3 - 2 * image) - image)
+
+    brightness = image.mean(axis=2, keepdims=True)
+    colour = ndimage.uniform_filter(image - brightness, (2, 2, 1), mode="nearest")
+    # Fine grain, and the faint blotches of wrong colour that compression leaves.
+    grain = rng.normal(0, rng.uniform(0.001, 0.006), image.shape)
+    blotches = ndimage.gaussian_filter(rng.normal(0, 0.03, image.shape), (1.5, 1.5, 0))
+    blotches -= blotches.mean(axis=2, keepdims=True)
+    image = brightness + colour + grain + blotches
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
