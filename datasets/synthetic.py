@@ -1,6 +1,7 @@
 """The SYNTHETIC data sets: rendered once, then read from disk.
 
     python -m datasets.synthetic [happy|signs]      render now what the scripts would render when they need it
+    python -m datasets.synthetic --sheet FOLDER     and save a sheet of them to look at
 
 The files have the names, keys, types and sizes of the real ones, so that the
 same loader reads both.
@@ -113,14 +114,37 @@ def fingerprint(module):
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
+def save_sheet(train, path, columns=12, scale=2):
+    """Save a PNG with the first `columns` pictures of each class of a rendered training file, a row per class."""
+    import h5py
+    from PIL import Image, ImageDraw
+
+    with h5py.File(train, "r") as file:
+        x, y, classes = file["train_set_x"][()], file["train_set_y"][()], file["list_classes"][()]
+    side, title = x.shape[1] * scale, 24      # pixels
+    sheet = Image.new("RGB", (columns * side, title + len(classes) * side), "white")
+    ImageDraw.Draw(sheet).text((6, 4), f"{train.name}, SYNTHETIC: the first pictures of the classes "
+                               f"{classes.tolist()}", "black", font_size=14)
+    for row, label in enumerate(classes):
+        for column, index in enumerate(np.flatnonzero(y == label)[:columns]):
+            picture = Image.fromarray(x[index]).resize((side, side), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (column * side, title + row * side))
+    sheet.save(path)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m datasets.synthetic", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=sorted(RECIPES), help="which data set (default: both)")
+    parser.add_argument("--sheet", type=pathlib.Path, metavar="FOLDER", help="save a sheet of each set's pictures")
     arguments = parser.parse_args(argv)
     for name in [arguments.name] if arguments.name else RECIPES:
-        for path in render_dataset(name):
-            print(path)
+        train, test = render_dataset(name)
+        print(f"SYNTHETIC: {train} and {test.name}")
+        if arguments.sheet:
+            arguments.sheet.mkdir(parents=True, exist_ok=True)
+            save_sheet(train, arguments.sheet / f"synthetic_{name}.png")
+            print(f"Saved {arguments.sheet / f'synthetic_{name}.png'}")
 
 
 if __name__ == "__main__":

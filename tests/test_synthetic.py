@@ -5,6 +5,7 @@ import hashlib
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import cnn_utils as utils
 from datasets import synthetic
@@ -39,6 +40,15 @@ def test_files_are_kept_until_the_renderer_changes(tmp_path, small_recipes, monk
     synthetic.render_dataset("signs", tmp_path)
     assert train.stat().st_mtime_ns != made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test_signs.h5", "train_signs.h5"]
+
+
+def test_the_command_renders_and_saves_sheets(tmp_path, small_recipes, monkeypatch, capsys):
+    monkeypatch.setattr(synthetic, "writable_folder", lambda: tmp_path)
+    synthetic.main(["signs", "--sheet", str(tmp_path / "sheets")])
+    assert capsys.readouterr().out.count("SYNTHETIC") == 1
+    sheet = np.asarray(Image.open(tmp_path / "sheets" / "synthetic_signs.png"))
+    assert sheet.shape[2] == 3 and sheet.shape[0] > 6 * 100
+    assert np.ptp(sheet[:24]) > 100 and np.ptp(sheet[24:]) > 100      # the title and the pictures
 
 
 def test_a_damaged_file_is_rendered_again(tmp_path, small_recipes):
