@@ -47,9 +47,9 @@ def build_augmentation():
 
     return Sequential([
         layers.RandomFlip("horizontal"),
-        layers.RandomRotation(0.05, fill_mode="nearest"),               # +-18 degrees
-        layers.RandomTranslation(0.1, 0.1, fill_mode="nearest"),        # +-10 % of height and width
-        layers.RandomZoom(0.15, fill_mode="nearest"),                   # +-15 %
+        layers.RandomRotation(0.025, fill_mode="nearest"),              # +-9 degrees
+        layers.RandomTranslation(0.05, 0.05, fill_mode="nearest"),      # +-5 % of height and width
+        layers.RandomZoom(0.1, fill_mode="nearest"),                    # +-10 %
     ], name="augmentation")
 
 

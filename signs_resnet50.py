@@ -23,7 +23,7 @@ def build_augmentation():
     from keras import Sequential, layers
 
     return Sequential([
-        layers.RandomFlip("horizontal"),                                 # a right hand becomes a left one
+        layers.RandomFlip("horizontal"),                                # a right hand becomes a left one
         layers.RandomRotation(0.05, fill_mode="nearest"),               # +-18 degrees
         layers.RandomTranslation(0.1, 0.1, fill_mode="nearest"),        # +-10 % of height and width
         layers.RandomZoom(0.15, fill_mode="nearest"),                   # +-15 %

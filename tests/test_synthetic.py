@@ -90,7 +90,7 @@ def accuracy(model, loss, optimizer, epochs, batches, x, y):
     return model.evaluate(x, y, verbose=0)[1]
 
 
-@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 14), ("signs", "signs_functional", 14)])
+@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 30), ("signs", "signs_functional", 8)])
 def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
     import keras
 
