@@ -656,7 +656,7 @@ def draw_pictures(pictures, captions, title, path, kind, empty=""):
         ax.axis("off")
     for ax, picture, caption in zip(axes.flat, pictures, captions):
         ax.imshow(picture, interpolation="nearest")     # the pixels as they are
-        ax.set_title(caption, fontsize=9, color=INK)
+        ax.set_title(caption, fontsize=8, color=INK)
     if not len(pictures):
         figure.text(0.5, 0.45, empty, ha="center")
     save_figure(figure, title, path, kind)
