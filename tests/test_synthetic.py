@@ -90,7 +90,7 @@ def accuracy(model, loss, optimizer, epochs, batches, x, y):
     return model.evaluate(x, y, verbose=0)[1]
 
 
-@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 30), ("signs", "signs_functional", 8)])
+@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 25), ("signs", "signs_functional", 6)])
 def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
     import keras
 
@@ -107,9 +107,10 @@ def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
                                keras.layers.Dense(convnet.output_shape[1],
                                                   activation="sigmoid" if len(classes) == 2 else "softmax")])
     plain = utils.training_batches(train_x, train_y, 32, 1, keras.layers.Identity())
-    augmented = utils.training_batches(train_x, train_y, 32, 1, script.build_augmentation())
-    schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(augmented))
+    # Mirrored only, small batches, large steps: what the script's own recipe learns in 60 epochs, sooner.
+    mirrored = utils.training_batches(train_x, train_y, 16, 1, keras.layers.RandomFlip("horizontal"))
+    schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(mirrored))
     of_linear = accuracy(linear, loss, keras.optimizers.Adam(1e-4), 20, plain, test_x, test_y)
-    of_convnet = accuracy(convnet, loss, keras.optimizers.Adam(schedule), epochs, augmented, test_x, test_y)
+    of_convnet = accuracy(convnet, loss, keras.optimizers.Adam(schedule), epochs, mirrored, test_x, test_y)
     print(f"\nSYNTHETIC {name}: linear {of_linear:.3f}, convnet {of_convnet:.3f}")
     assert of_linear <= of_convnet - 0.15
