@@ -656,7 +656,7 @@ def draw_pictures(pictures, captions, title, path, kind, empty=""):
         ax.axis("off")
     for ax, picture, caption in zip(axes.flat, pictures, captions):
         ax.imshow(picture, interpolation="nearest")     # the pixels as they are
-        ax.set_title(caption, fontsize=8, color=INK)
+        ax.set_title(caption, fontsize=8, color=INK, parse_math=False)      # a file's name may hold a $
     if not len(pictures):
         figure.text(0.5, 0.45, empty, ha="center")
     save_figure(figure, title, path, kind)
@@ -863,7 +863,11 @@ def predict_images(model, paths, names, output_dir, kind):
             answer = f"{names[row.argmax()]} ({row.max():.1%})"
             seen = folder / f"{number:02d}_{path.stem}.png"     # numbered: two folders may hold one name
             Image.fromarray(picture).save(seen)
-            captions.append(f"{path.name}\n{answer}")
+            name = path.name if len(path.name) <= 24 else f"{path.name[:11]}...{path.name[-10:]}"
+            captions.append(f"{name}\n{answer}")
             print(f"{path}: {answer}; what the model saw: {seen}")
-        draw_pictures(pictures, captions, "What the model saw, and its answer", folder / "predictions.png", kind)
+        title = "What the model saw, and its answer"
+        if kind == "synthetic":
+            title = "What the model, trained on SYNTHETIC pictures, saw and answered"
+        draw_pictures(pictures, captions, title, folder / "predictions.png", "real")     # the photos are the user's
     return 1 if len(readable) < len(paths) else 0

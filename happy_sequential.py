@@ -91,6 +91,7 @@ def main():
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
     schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * len(batches))
     # The running average of the weights is kept, not the last step's: from 540 pictures, single steps are noisy.
+    # Keras puts it in when `fit` ends; the progress bar and the curves are those of the weights as they are trained.
     optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
     # Aiming at 0.05 and 0.95 instead of 0 and 1 takes away the reward for being sure of every last picture.
     loss = keras.losses.BinaryCrossentropy(label_smoothing=0.1)
@@ -121,7 +122,10 @@ def main():
 def predict(arguments):
     """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
     model, kind = utils.load_trained_model(arguments.output_dir, "happy_sequential")
-    return utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    code = utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    if arguments.show:
+        utils.show_figures()
+    return code
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 The architecture is ResNet-50 of He, Zhang, Ren and Sun, "Deep Residual
 Learning for Image Recognition" (2015), section 3.3 and table 1, with the
-stride of a stage on the first 1x1 convolution of its first block.
+stride of a stage on the first 1x1 convolution of its first block, and without
+padding before the stem's pooling, as the course describes it.
 
     input -> stem -> stage 2 -> stage 3 -> stage 4 -> stage 5 -> average pool -> softmax
 
-Every layer carries the name that it has in `keras.applications.ResNet50`
+Every layer with weights, but for the last, has its name from `keras.applications.ResNet50`
 (`conv3_block1_0_conv` is the shortcut of the first block of stage 3), so that
 weights can be carried over by name.
 """
@@ -115,7 +116,7 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
 
     Args:
         input_shape: (height, width, channels) of the pictures, in pixels; at
-            least 33 high and wide, so that something is left to pool.
+            least 37 high and wide, so that something is left to pool.
         classes: int, number of classes.
         identity_blocks: four ints, how many identity blocks follow the
             convolutional block in stages 2, 3, 4 and 5. (2, 3, 5, 2) makes the
@@ -136,7 +137,7 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
     # Normalisation is the first layer: a photo cannot be prepared differently from the training set.
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(inputs)
 
-    # Stage 1, the stem: quarter the size, 64 channels.
+    # Stage 1, the stem: 64 pixels become 32, then 15 (the course does not pad before this pooling), 64 channels.
     x = layers.ZeroPadding2D(3, name="conv1_pad")(x)
     x = convolution_bn(x, 64, 7, "conv1", strides=2)
     x = layers.ReLU(name="conv1_relu")(x)

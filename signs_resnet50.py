@@ -102,7 +102,10 @@ def main():
 def predict(arguments):
     """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
     model, kind = utils.load_trained_model(arguments.output_dir, "signs_resnet50")
-    return utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    code = utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    if arguments.show:
+        utils.show_figures()
+    return code
 
 
 if __name__ == "__main__":

@@ -167,3 +167,10 @@ def test_no_model_and_a_file_that_is_none_are_named(tmp_path):
     (tmp_path / "model.keras").write_text("no model")
     with pytest.raises(utils.InputError, match="must be a model saved by signs_functional.py"):
         utils.load_trained_model(tmp_path, "signs_functional")
+
+
+def test_a_caption_may_hold_what_matplotlib_takes_for_mathematics(tmp_path):
+    utils.use_headless_figures(show=False)
+    picture = np.zeros((1, 8, 8, 3), np.uint8)
+    utils.draw_pictures(picture, ["a$\\x$.png\n3 (90.0%)"], "Title", tmp_path / "a.png", "real")
+    assert (tmp_path / "a.png").stat().st_size > 1000
