@@ -32,10 +32,9 @@ import numpy as np
 HERE = pathlib.Path(__file__).resolve().parent
 DATASETS = HERE / "datasets"
 
-# Everything a training run writes. A list, so that an earlier run can be moved aside whole.
+# Everything a training run writes, listed so that an earlier run can be moved aside whole.
 OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learning_curves.png",
            "confusion_matrix.png", "mistakes.png")
-
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)
@@ -608,7 +607,7 @@ def none_if_nan(value):
 INK, ACCENT, SECOND, GRID = "#22303c", "#1f6fb2", "#d9822b", "#d8dee4"
 
 
-def new_figure(width, height, rows=1, columns=1, **options):
+def new_figure(width, height, rows=1, columns=1):
     """Return a Matplotlib figure and its axes, in the style of all figures; width and height in inches."""
     import matplotlib.pyplot as plt
 
@@ -616,7 +615,7 @@ def new_figure(width, height, rows=1, columns=1, **options):
              "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
              "figure.dpi": 120}
     with plt.rc_context(style):
-        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
 
 
 def use_headless_figures(show):
