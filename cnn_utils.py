@@ -1,10 +1,10 @@
 """What the three scripts share: data in, metrics and pictures out.
 
     command line   command_line, run
-    start          start_tensorflow, prepare_output_dir
+    start          computes_bfloat16, start_tensorflow, prepare_output_dir
     data           find_data, load_happy_dataset, load_signs_dataset
     preparation    split_validation, first_of_each_class, one_hot, training_batches, make_variables,
-                   print_shapes
+                   compute_in_float32, print_shapes
     evaluation     evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
     prediction     load_trained_model, read_image, predict_images
@@ -80,13 +80,13 @@ def existing_folder(text):
     return path
 
 
-def command_line(description, script, *, epochs, batch_size, learning_rate):
+def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False):
     """Return the parser of the options that all three scripts know.
 
     Args:
         description: str, the script's docstring: shown by --help.
         script: str, the script's name without ".py": names the output folder.
-        epochs, batch_size, learning_rate: the script's defaults.
+        epochs, batch_size, learning_rate, mixed_precision: the script's defaults.
 
     Returns:
         `argparse.ArgumentParser`; a script may add options of its own.
@@ -109,6 +109,9 @@ def command_line(description, script, *, epochs, batch_size, learning_rate):
     # 32 bits, because NumPy's global generator takes no more.
     training.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=1, metavar="N",
                           help="fixes the split, the order, the augmentation and the first weights (default: 1)")
+    training.add_argument("--mixed-precision", action=argparse.BooleanOptionalAction, default=mixed_precision,
+                          help="train with 16-bit arithmetic (bfloat16) on 32-bit weights "
+                               f"(default: {'yes' if mixed_precision else 'no'}, on this machine)")
     training.add_argument("--dry-run", action="store_true",
                           help="the whole path on a few pictures, one epoch: does it work here?")
     output = parser.add_argument_group("output")
@@ -156,11 +159,25 @@ def quiet_start():
             os.close(stderr)
 
 
-def start_tensorflow(seed):
+def computes_bfloat16():
+    """Say whether the processor has instructions for bfloat16: without them, 16 bits are slower than 32.
+
+    Linux lists them ("avx512_bf16", "amx_bf16", ARM's "bf16"); elsewhere the answer is no.
+    """
+    try:
+        return "bf16" in pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+
+
+def start_tensorflow(seed, mixed_precision=False):
     """Import TensorFlow quietly, fix every random generator, print the device in one line.
 
     Args:
         seed: int >= 0, given to Python, NumPy and TensorFlow alike.
+        mixed_precision: bool; layers made from now on compute in bfloat16 and keep their
+            weights in float32 (Micikevicius et al., "Mixed Precision Training", 2018;
+            bfloat16 has the range of float32, so that no loss need be scaled).
 
     Returns:
         str, the device in words.
@@ -169,11 +186,13 @@ def start_tensorflow(seed):
         import tensorflow as tf
         gpus = tf.config.list_physical_devices("GPU")
     tf.keras.utils.set_random_seed(seed)
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
     if gpus:
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
         device = "GPU: " + ", ".join(names)
     else:
         device = f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    device += ", bfloat16 and float32" if mixed_precision else ", float32"
     print(f"Device: {device} (TensorFlow {tf.__version__}, Keras {tf.keras.__version__})")
     return device
 
@@ -483,6 +502,17 @@ def make_variables(model, y):
     model.optimizer.build(model.trainable_variables)
     model.compute_metrics(None, y[:1], y[:1])
     model.reset_metrics()
+
+
+def compute_in_float32(model):
+    """Let a model that was trained in mixed precision answer in float32: the weights are float32 already.
+
+    16 bits do for gradients, which are noisy anyway; an answer should be the same for a picture alone and
+    in a batch, and on a processor without bfloat16 it should not be slow.
+    """
+    for layer in model.layers:
+        layer.dtype_policy = "float32"
+    model.make_predict_function(force=True)
 
 
 # ------------------------------------------------------------------ evaluation

@@ -37,7 +37,7 @@ def build_model():
     model.add(layers.Flatten(name="flatten"))
     # 2,048 numbers for one answer: half of them are hidden in turn, so that none is relied upon.
     model.add(layers.Dropout(0.5, name="dropout"))
-    model.add(layers.Dense(1, activation="sigmoid", name="smiling"))
+    model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="smiling"))
     return model
 
 
@@ -58,7 +58,7 @@ def main():
                                    epochs=60, batch_size=32, learning_rate=1e-3).parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
-    device = utils.start_tensorflow(arguments.seed)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
 
     utils.use_headless_figures(arguments.show)
@@ -104,6 +104,7 @@ def main():
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
                         callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
     train_seconds = time.perf_counter() - started
+    utils.compute_in_float32(model)
     model.save(output / "model.keras")
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
 

@@ -37,7 +37,7 @@ def build_model():
     # Flatten keeps where a feature was seen: a finger left of the palm is not one right of it.
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dropout(0.4, name="dropout")(x)
-    outputs = layers.Dense(len(CLASSES), activation="softmax", name="digits")(x)
+    outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="digits")(x)
     return Model(inputs, outputs, name="signs_functional")
 
 
@@ -58,7 +58,7 @@ def main():
                                    epochs=60, batch_size=32, learning_rate=1e-3).parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
-    device = utils.start_tensorflow(arguments.seed)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
 
     utils.use_headless_figures(arguments.show)
@@ -99,6 +99,7 @@ def main():
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
                         callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
     train_seconds = time.perf_counter() - started
+    utils.compute_in_float32(model)
     model.save(output / "model.keras")
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
 

@@ -31,17 +31,21 @@ def build_augmentation():
 
 
 def main():
-    parser = utils.command_line(__doc__, "signs_resnet50", epochs=30, batch_size=32, learning_rate=1e-3)
+    parser = utils.command_line(__doc__, "signs_resnet50", epochs=30, batch_size=32, learning_rate=1e-3,
+                                mixed_precision=utils.computes_bfloat16())
     parser.add_argument("--identity-blocks", nargs=4, type=utils.whole_number(0), default=[2, 3, 5, 2], metavar="N",
                         help="identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)")
     arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
-    device = utils.start_tensorflow(arguments.seed)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
+    import tensorflow as tf
 
-    from resnet_utils import ResNet50
+    from resnet_utils import ResNet50, fuse_updates
 
+    # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     utils.use_headless_figures(arguments.show)
     if arguments.predict:
         return predict(arguments)
@@ -75,7 +79,8 @@ def main():
     warmup = max(1, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), warmup_steps=warmup,
                                                       warmup_target=arguments.learning_rate)
-    model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+    optimizer = fuse_updates(keras.optimizers.Adam(schedule))
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
@@ -84,6 +89,7 @@ def main():
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
                         callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
     train_seconds = time.perf_counter() - started
+    utils.compute_in_float32(model)
     model.save(output / "model.keras")
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
 

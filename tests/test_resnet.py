@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from resnet_utils import ResNet50, convolutional_block, identity_block
+from resnet_utils import ResNet50, convolutional_block, fuse_updates, identity_block
 
 
 def layers_with_weights(model):
@@ -96,3 +96,28 @@ def test_an_identity_block_with_no_identity_is_refused():
 def test_impossible_identity_blocks_are_refused(blocks):
     with pytest.raises(ValueError, match="four whole numbers .*Received: "):
         ResNet50(identity_blocks=blocks)
+
+
+def test_fused_updates_are_those_of_keras_adam():
+    def trained(prepare):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, activation="relu"),
+                                  keras.layers.Dense(2, activation="softmax")])
+        schedule = keras.optimizers.schedules.CosineDecay(0.05, 20)
+        model.compile(prepare(keras.optimizers.Adam(schedule, name="adam")), loss="categorical_crossentropy")
+        rng = np.random.default_rng(4)
+        x, y = rng.normal(size=(32, 4)), np.eye(2)[rng.integers(0, 2, 32)]
+        model.fit(x, y, batch_size=8, epochs=5, shuffle=False, verbose=0)
+        return model
+
+    plain, fused = trained(lambda optimizer: optimizer), trained(fuse_updates)
+    for expected, got in zip(plain.optimizer.variables, fused.optimizer.variables, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5, err_msg=expected.path)
+    for expected, got in zip(plain.get_weights(), fused.get_weights(), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert keras.optimizers.serialize(fused.optimizer) == keras.optimizers.serialize(plain.optimizer)
+
+
+def test_fuse_updates_refuses_another_optimizer():
+    with pytest.raises(ValueError, match="Received: SGD"):
+        fuse_updates(keras.optimizers.SGD())
