@@ -3,8 +3,8 @@
     command line   command_line, run
     start          computes_bfloat16, start_tensorflow, prepare_output_dir
     data           find_data, load_happy_dataset, load_signs_dataset
-    preparation    split_validation, first_of_each_class, one_hot, training_batches, make_variables,
-                   compute_in_float32, print_shapes
+    preparation    split_validation, add_rendered, first_of_each_class, one_hot, training_batches,
+                   make_variables, compute_in_float32, print_shapes
     evaluation     evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
     prediction     load_trained_model, read_image, predict_images
@@ -80,13 +80,13 @@ def existing_folder(text):
     return path
 
 
-def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False):
+def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False, rendered=True):
     """Return the parser of the options that all three scripts know.
 
     Args:
         description: str, the script's docstring: shown by --help.
         script: str, the script's name without ".py": names the output folder.
-        epochs, batch_size, learning_rate, mixed_precision: the script's defaults.
+        epochs, batch_size, learning_rate, mixed_precision, rendered: the script's defaults.
 
     Returns:
         `argparse.ArgumentParser`; a script may add options of its own.
@@ -99,6 +99,9 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
                       help="auto: the real files if they are there, else the SYNTHETIC set (default: auto)")
     data.add_argument("--data-dir", type=existing_folder, metavar="DIR",
                       help="folder with the real .h5 files (default: datasets/ beside the script)")
+    data.add_argument("--rendered", action=argparse.BooleanOptionalAction, default=rendered,
+                      help="train on SYNTHETIC pictures as well as on photographs "
+                           f"(default: {'yes' if rendered else 'no'})")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=whole_number(1), default=epochs, metavar="N",
                           help=f"passes over the training set (default: {epochs})")
@@ -446,6 +449,28 @@ def split_validation(x, y, seed, fraction=0.1):
     return x[train], y[train], x[validation], y[validation]
 
 
+def add_rendered(x, y, name, few=False):
+    """Put the SYNTHETIC training pictures beside photographs, and say so.
+
+    Args:
+        x: uint8 array (m, 64, 64, 3), photographs.
+        y: int array (m,), their labels.
+        name: "happy" or "signs".
+        few: bool, only eight pictures of each class: for a dry run.
+
+    Returns:
+        x and y with the rendered pictures and their labels behind.
+    """
+    from datasets.synthetic import render_dataset
+
+    rendered_x, rendered_y, _ = load_h5(render_dataset(name)[0], "train")
+    if few:
+        rendered_x, rendered_y = first_of_each_class(rendered_x, rendered_y, 8)
+    print(f"\nAdded {len(rendered_x):,} SYNTHETIC pictures to the {len(x):,} photographs to train on "
+          "(--no-rendered: none)")
+    return np.concatenate([x, rendered_x]), np.concatenate([y, rendered_y])
+
+
 def first_of_each_class(x, y, count):
     """Return the first `count` pictures of each class and their labels, in the original order."""
     keep = np.sort(np.concatenate([np.flatnonzero(y == label)[:count] for label in np.unique(y)]))
@@ -464,28 +489,40 @@ def print_shapes(title, **arrays):
         print(f"  {name:<14} {str(array.shape):<20} {array.dtype!s:<8} {array.min():g} to {array.max():g}")
 
 
-def training_batches(x, y, batch_size, seed, augmentation):
+def training_batches(x, y, batch_size, seed, augment, least=0):
     """Shuffled, augmented mini-batches, new ones in every epoch.
-
-    The augmentation runs batch after batch in one thread beside the training
-    step: in several threads the random numbers would be dealt in another order
-    in every run.
 
     Args:
         x: uint8 array (m, height, width, 3).
         y: array (m, ...), what the loss wants.
         batch_size: int.
-        seed: int, fixes the order.
-        augmentation: Keras model or layer, called on (batch, height, width, 3).
+        seed: int, fixes the order and every change made to a picture.
+        augment: function of (pictures (batch, height, width, 3), seed (2,) int64)
+            that returns float32 pictures, as those of `augmentation.py` do.
+        least: int, pictures in an epoch: a smaller set is passed over several times.
 
     Returns:
         `tf.data.Dataset` of (float32 pictures 0-255, labels).
     """
     import tensorflow as tf
 
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed).batch(batch_size)
-    # Outside the model, `training` has no default: here it says "augment", it is no model's batch normalisation.
-    batches = batches.map(lambda pictures, labels: (augmentation(pictures, training=True), labels))
+    def read(numbers):
+        return x[numbers], y[numbers]
+
+    def prepare(numbers, batch_seed):
+        # The arrays are read where they are: as the dataset's own tensors they would be in memory a second
+        # time, and in the buffer that shuffles them a third time.
+        pictures, labels = tf.numpy_function(read, [numbers], (x.dtype, y.dtype))
+        pictures.set_shape((None, *x.shape[1:]))
+        labels.set_shape((None, *y.shape[1:]))
+        return augment(pictures, batch_seed), labels
+
+    passes = max(1, math.ceil(least / len(x)))
+    numbers = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed).repeat(passes).batch(batch_size)
+    # A seed for each batch: whichever thread augments it, and when, the result is the same.
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+    batches = tf.data.Dataset.zip(numbers, seeds)
+    batches = batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

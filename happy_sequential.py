@@ -41,16 +41,11 @@ def build_model():
     return model
 
 
-def build_augmentation():
+def augment(pictures, seed):
     """What may change in a picture while a smile stays a smile."""
-    from keras import Sequential, layers
+    import augmentation
 
-    return Sequential([
-        layers.RandomFlip("horizontal"),
-        layers.RandomRotation(0.025, fill_mode="nearest"),              # +-9 degrees
-        layers.RandomTranslation(0.05, 0.05, fill_mode="nearest"),      # +-5 % of height and width
-        layers.RandomZoom(0.1, fill_mode="nearest"),                    # +-10 %
-    ], name="augmentation")
+    return augmentation.move(pictures, seed, flip=True, rotation=9, shift=0.05, zoom=0.1)
 
 
 def main():
@@ -86,7 +81,7 @@ def main():
                        validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build and compile the model, print its summary.
-    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, build_augmentation())
+    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
     model = build_model()
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
     schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * len(batches))

@@ -18,16 +18,15 @@ import cnn_utils as utils
 CLASSES = ("0", "1", "2", "3", "4", "5")
 
 
-def build_augmentation():
+def augment(pictures, seed):
     """What may change in a picture while the hand goes on showing its digit."""
-    from keras import Sequential, layers
+    import augmentation
 
-    return Sequential([
-        layers.RandomFlip("horizontal"),                                # a right hand becomes a left one
-        layers.RandomRotation(0.05, fill_mode="nearest"),               # +-18 degrees
-        layers.RandomTranslation(0.1, 0.1, fill_mode="nearest"),        # +-10 % of height and width
-        layers.RandomZoom(0.15, fill_mode="nearest"),                   # +-15 %
-    ], name="augmentation")
+    # A right hand becomes a left one, nearer or farther, a little aslant.
+    pictures = augmentation.move(pictures, seed, flip=True, rotation=18, shift=0.1, zoom=0.15)
+    # Other people, lamps, walls and cameras: the photographs show few of them.
+    return augmentation.relight(pictures, seed, colour=0.15, grey=0.2, gamma=0.3, contrast=0.2, brightness=0.1,
+                                shadow=0.3)
 
 
 def main():
@@ -66,12 +65,15 @@ def main():
     #    Y becomes one-hot rows, one column per digit: what categorical cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
+    if files.kind == "real" and arguments.rendered:
+        # Rendered hands differ in what the photographs share: the person, the wall, the light.
+        train_x, train_y = utils.add_rendered(train_x, train_y, "signs", arguments.dry_run)
     train_y, validation_y, test_y = (utils.one_hot(y, len(CLASSES)) for y in (train_y, validation_y, test_y))
     utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
                        validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build and compile the model, print its summary.
-    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, build_augmentation())
+    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
     model = ResNet50(classes=len(CLASSES), identity_blocks=arguments.identity_blocks)
     # The step size rises over the first tenth of the training, for a deep network's first steps are its
     # roughest, and falls along half a cosine to 0.

@@ -8,10 +8,13 @@ same loader reads both.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
+import multiprocessing
 import os
 import pathlib
+import signal
 import tempfile
 
 import numpy as np
@@ -43,13 +46,31 @@ def render_pictures(name, count, seed, progress=""):
     """
     from tqdm import tqdm
 
-    module, function, classes, _ = RECIPES[name]
-    render = getattr(importlib.import_module(module), function)
+    classes = RECIPES[name][2]
     y = np.random.default_rng(seed).permutation(np.arange(count) % classes)
     x = np.empty((count, 64, 64, 3), np.uint8)
-    for index in tqdm(range(count), desc=progress, unit="picture", disable=not progress):
-        x[index] = render(y[index], np.random.default_rng([seed, index]))
+    processes = min(os.cpu_count() or 1, count // 100)      # below that, starting one takes longer than it saves
+    jobs = [(name, label, seed, index) for index, label in enumerate(y)]
+    with contextlib.ExitStack() as stack:
+        if processes > 1:
+            # Started afresh, not forked: a copy of a process in which TensorFlow's threads run may hang.
+            # Ctrl-C is for the one that waits for them.
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
+                processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)))
+            pictures = pool.imap(render_picture, jobs, chunksize=20)
+        else:
+            pictures = map(render_picture, jobs)
+        for index, picture in enumerate(tqdm(pictures, desc=progress, total=count, unit="picture",
+                                             disable=not progress)):
+            x[index] = picture
     return x, y
+
+
+def render_picture(job):
+    """Render one picture; `job` is the data set's name, the label, the seed and the picture's number."""
+    name, label, seed, index = job
+    module, function, _, _ = RECIPES[name]
+    return getattr(importlib.import_module(module), function)(label, np.random.default_rng([seed, index]))
 
 
 def render_dataset(name, folder=None):
