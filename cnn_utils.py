@@ -80,13 +80,13 @@ def existing_folder(text):
     return path
 
 
-def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False, rendered=True):
+def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False):
     """Return the parser of the options that all three scripts know.
 
     Args:
         description: str, the script's docstring: shown by --help.
         script: str, the script's name without ".py": names the output folder.
-        epochs, batch_size, learning_rate, mixed_precision, rendered: the script's defaults.
+        epochs, batch_size, learning_rate, mixed_precision: the script's defaults.
 
     Returns:
         `argparse.ArgumentParser`; a script may add options of its own.
@@ -99,9 +99,6 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
                       help="auto: the real files if they are there, else the SYNTHETIC set (default: auto)")
     data.add_argument("--data-dir", type=existing_folder, metavar="DIR",
                       help="folder with the real .h5 files (default: datasets/ beside the script)")
-    data.add_argument("--rendered", action=argparse.BooleanOptionalAction, default=rendered,
-                      help="train on SYNTHETIC pictures as well as on photographs "
-                           f"(default: {'yes' if rendered else 'no'})")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=whole_number(1), default=epochs, metavar="N",
                           help=f"passes over the training set (default: {epochs})")

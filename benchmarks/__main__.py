@@ -89,7 +89,11 @@ def signs(arguments):
         first = next((seconds for seconds, accuracy in zip(our["seconds_by_epoch"], our["accuracy_by_epoch"])
                       if accuracy >= their["accuracy"]), np.inf)
         reached.append(first / their["seconds_by_epoch"][-1])
-    return [
+    accuracy = [100 * our["accuracy"] for our in ours]
+    rows = [row("signs_functional.py: test accuracy", accuracy, ">= 99", "%", f"mean {np.mean(accuracy):.2f} %")]
+    rows += [row(f"the same hands, other {name}: accuracy", [100 * our["harder"][name] for our in ours], unit="%")
+             for name in ours[0]["harder"]]
+    return rows + [
         row("signs_functional.py / course's recipe: whole run, time",
             [our["whole_seconds"] / their["whole_seconds"] for our, their in zip(ours, theirs)], "<= 2"),
         row("the same: test accuracy, difference",

@@ -173,17 +173,3 @@ def test_first_of_each_class_keeps_every_class():
 
 def test_one_hot():
     assert utils.one_hot(np.array([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
-
-
-def test_training_batches_hold_every_picture_once_in_seeded_order():
-    from keras import layers
-
-    x = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1) * np.ones((1, 4, 4, 3), np.uint8)
-    same = layers.Activation("linear")
-    epochs = [[labels.numpy().tolist() for _, labels in batches] for batches in
-              [utils.training_batches(x, np.arange(10), 4, seed, same) for seed in (1, 1, 2)]]
-    assert [len(batch) for batch in epochs[0]] == [4, 4, 2]
-    assert sorted(sum(epochs[0], [])) == list(range(10))
-    assert epochs[0] == epochs[1] != epochs[2]
-    pictures, labels = next(iter(utils.training_batches(x, np.arange(10), 4, 1, same)))
-    assert pictures.numpy()[:, 0, 0, 0].tolist() == labels.numpy().tolist()

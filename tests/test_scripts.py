@@ -58,6 +58,29 @@ def test_dry_run_goes_the_whole_path(dry_runs, script, source):
     assert process.stderr.replace("\r", "\n").strip() == "" or "Rendering" in process.stderr, process.stderr
 
 
+@pytest.mark.parametrize("switch, words", [("--mixed-precision", "bfloat16 and float32"),
+                                           ("--no-mixed-precision", "float32")])
+def test_mixed_precision_is_said_and_the_saved_model_is_float32(switch, words, tmp_path):
+    import keras
+
+    process = run_script("signs_functional", "--dry-run", "--data", "synthetic", switch, "--output-dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    device = next(line for line in process.stdout.splitlines() if line.startswith("Device: "))
+    assert device.endswith(f", {words}")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert json.loads((tmp_path / "metrics.json").read_text())["mixed_precision"] == (switch == "--mixed-precision")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
+def test_rendered_hands_are_added_to_photographs_and_said(dry_runs, tmp_path):
+    _, process = dry_runs("signs_functional", "real")
+    assert "Added 48 SYNTHETIC pictures to the " in process.stdout
+    without = run_script("signs_functional", "--dry-run", "--no-rendered", "--data-dir", REAL["signs"],
+                         "--output-dir", tmp_path)
+    assert without.returncode == 0 and "SYNTHETIC" not in without.stdout
+
+
 def first_losses(folder):
     with open(folder / "history.csv") as file:
         row = next(csv.DictReader(file))

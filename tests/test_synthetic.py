@@ -1,5 +1,6 @@
 """The SYNTHETIC sets: the same bytes every time, the schema of the photographs, and not trivial."""
 
+import functools
 import hashlib
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import augmentation
 import cnn_utils as utils
 from datasets import synthetic
 
@@ -106,9 +108,9 @@ def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
                                keras.layers.Flatten(),
                                keras.layers.Dense(convnet.output_shape[1],
                                                   activation="sigmoid" if len(classes) == 2 else "softmax")])
-    plain = utils.training_batches(train_x, train_y, 32, 1, keras.layers.Identity())
+    plain = utils.training_batches(train_x, train_y, 32, 1, augmentation.move)
     # Mirrored only, small batches, large steps: what the script's own recipe learns in 60 epochs, sooner.
-    mirrored = utils.training_batches(train_x, train_y, 16, 1, keras.layers.RandomFlip("horizontal"))
+    mirrored = utils.training_batches(train_x, train_y, 16, 1, functools.partial(augmentation.move, flip=True))
     schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(mirrored))
     of_linear = accuracy(linear, loss, keras.optimizers.Adam(1e-4), 20, plain, test_x, test_y)
     of_convnet = accuracy(convnet, loss, keras.optimizers.Adam(schedule), epochs, mirrored, test_x, test_y)
