@@ -27,14 +27,17 @@ def build_model():
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
-    for number, filters in enumerate((16, 32, 64, 128), 1):
-        # No bias: the batch normalisation behind it adds one of its own.
-        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"))
-        # Pooling comes first: what follows then has a quarter of the numbers to work on.
-        model.add(layers.MaxPooling2D(2, name=f"pool{number}"))
-        # 0.9 rather than Keras's 0.99: of so few steps per epoch, the averages must keep up.
-        model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{number}"))
-        model.add(layers.ReLU(name=f"relu{number}"))
+    # The later rounds, on small pictures, have a second convolution: they combine what the first ones found.
+    for number, (filters, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (128, 2)), 1):
+        for letter in "ab"[:convolutions]:
+            # No bias: the batch normalisation behind it adds one of its own.
+            model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}{letter}"))
+            if letter == "ab"[convolutions - 1]:
+                # Pooling comes first: what follows then has a quarter of the numbers to work on.
+                model.add(layers.MaxPooling2D(2, name=f"pool{number}"))
+            # 0.9 rather than Keras's 0.99: of so few steps per epoch, the averages must keep up.
+            model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{number}{letter}"))
+            model.add(layers.ReLU(name=f"relu{number}{letter}"))
     model.add(layers.Flatten(name="flatten"))
     # 2,048 numbers for one answer: half of them are hidden in turn, so that none is relied upon.
     model.add(layers.Dropout(0.5, name="dropout"))
@@ -52,7 +55,7 @@ def augment(pictures, seed):
 
 
 def main():
-    arguments = utils.command_line(__doc__, "happy_sequential", epochs=60, batch_size=32, learning_rate=1e-3,
+    arguments = utils.command_line(__doc__, "happy_sequential", epochs=100, batch_size=32, learning_rate=1e-3,
                                    mixed_precision=utils.computes_bfloat16()).parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.

@@ -28,7 +28,7 @@ def build_model():
     inputs = layers.Input((64, 64, 3), name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(inputs)
     # Height and width are halved four times, 64 to 4; the number of features grows.
-    for number, filters in enumerate((16, 32, 64, 128), 1):
+    for number, filters in enumerate((24, 48, 96, 128), 1):
         # No bias: the batch normalisation behind it adds one of its own.
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
         # Pooling comes first: what follows then has a quarter of the numbers to work on.
@@ -38,7 +38,7 @@ def build_model():
         x = layers.ReLU(name=f"relu{number}")(x)
     # Flatten keeps where a feature was seen: a finger left of the palm is not one right of it.
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dropout(0.2, name="dropout")(x)
+    x = layers.Dropout(0.3, name="dropout")(x)
     outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="digits")(x)
     return Model(inputs, outputs, name="signs_functional")
 
@@ -59,7 +59,7 @@ def main():
     parser = utils.command_line(__doc__, "signs_functional", epochs=60, batch_size=32, learning_rate=3e-3,
                                 mixed_precision=utils.computes_bfloat16())
     parser.add_argument("--rendered", action=argparse.BooleanOptionalAction, default=True,
-                        help="a third of the epochs with SYNTHETIC hands beside the photographs (default: yes)")
+                        help="a fifth of the epochs with SYNTHETIC hands beside the photographs (default: yes)")
     arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
@@ -97,10 +97,12 @@ def main():
                        test_y=test_y)
 
     # 4. Build and compile the model, print its summary.
-    #    A third of the epochs with the rendered hands, which teach what hands have in common; then without.
+    #    A fifth of the epochs with the rendered hands, which teach what hands have in common; then without.
     first, then = (utils.training_batches(x, y, arguments.batch_size, arguments.seed, augment)
                    for x, y in ((first_x, first_y), (train_x, train_y)))
-    batches = first.repeat(arguments.epochs // 3).concatenate(then.repeat(arguments.epochs - arguments.epochs // 3))
+    with_rendered = arguments.epochs // 5
+    batches = first.repeat(with_rendered).concatenate(then.repeat(arguments.epochs - with_rendered))
+    # Keras wants epochs of one length: all steps are shared out evenly.
     steps = len(batches) // arguments.epochs
     model = build_model()
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
