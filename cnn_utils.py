@@ -635,7 +635,7 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
         model: the trained Keras model.
         results: dict from `evaluate`.
         names: the class names.
-        examples: dict with the numbers of `train`, `validation` and `test` pictures.
+        examples: dict with the numbers of pictures, as `train`, `validation` and `test`.
         train_seconds: float, wall time of the training.
         device: str.
     """

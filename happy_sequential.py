@@ -19,25 +19,26 @@ CLASSES = ("not smiling", "smiling")
 def build_model():
     """Return the network: pixels 0-255 (batch, 64, 64, 3) in, probability of a smile (batch, 1) out.
 
-    Four rounds of convolution, max-pooling, batch normalisation and ReLU: each
-    halves height and width and looks at fewer, larger, more telling things.
+    Six rounds of convolution, batch normalisation and ReLU; four of them halve
+    height and width, and look at fewer, larger, more telling things.
     """
     from keras import Sequential, layers
 
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
-    # The later rounds, on small pictures, have a second convolution: they combine what the first ones found.
-    for number, (filters, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (128, 2)), 1):
-        for letter in "ab"[:convolutions]:
-            # No bias: the batch normalisation behind it adds one of its own.
-            model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}{letter}"))
-            if letter == "ab"[convolutions - 1]:
-                # Pooling comes first: what follows then has a quarter of the numbers to work on.
-                model.add(layers.MaxPooling2D(2, name=f"pool{number}"))
-            # 0.9 rather than Keras's 0.99: of so few steps per epoch, the averages must keep up.
-            model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{number}{letter}"))
-            model.add(layers.ReLU(name=f"relu{number}{letter}"))
+    # Height and width are halved four times, 64 to 4. On the smaller pictures there is time for a second
+    # convolution, which combines what the first one found.
+    for name, filters, halve in (("1", 16, True), ("2", 32, True), ("3a", 64, False), ("3b", 64, True),
+                                 ("4a", 128, False), ("4b", 128, True)):
+        # No bias: the batch normalisation behind it adds one of its own.
+        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{name}"))
+        if halve:
+            # Before the normalisation: what follows then has a quarter of the numbers to work on.
+            model.add(layers.MaxPooling2D(2, name=f"pool{name}"))
+        # 0.9 rather than Keras's 0.99: of so few steps per epoch, the averages must keep up.
+        model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
+        model.add(layers.ReLU(name=f"relu{name}"))
     model.add(layers.Flatten(name="flatten"))
     # 2,048 numbers for one answer: half of them are hidden in turn, so that none is relied upon.
     model.add(layers.Dropout(0.5, name="dropout"))

@@ -10,6 +10,7 @@ classes; without its files, rendered SYNTHETIC pictures.
 """
 
 import argparse
+import math
 import time
 
 import cnn_utils as utils
@@ -100,7 +101,7 @@ def main():
     #    A fifth of the epochs with the rendered hands, which teach what hands have in common; then without.
     first, then = (utils.training_batches(x, y, arguments.batch_size, arguments.seed, augment)
                    for x, y in ((first_x, first_y), (train_x, train_y)))
-    with_rendered = arguments.epochs // 5
+    with_rendered = math.ceil(arguments.epochs / 5)
     batches = first.repeat(with_rendered).concatenate(then.repeat(arguments.epochs - with_rendered))
     # Keras wants epochs of one length: all steps are shared out evenly.
     steps = len(batches) // arguments.epochs
@@ -127,7 +128,8 @@ def main():
     utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
     utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
     utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
-                       examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+                       examples={"train": len(train_x), "rendered": len(first_x) - len(train_x),
+                                 "validation": len(validation_x), "test": len(test_x)})
     if arguments.show:
         utils.show_figures()
     return 0
