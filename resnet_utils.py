@@ -9,7 +9,8 @@ padding before the stem's pooling, as the course describes it.
 
 Every layer with weights, but for the last, has its name from `keras.applications.ResNet50`
 (`conv3_block1_0_conv` is the shortcut of the first block of stage 3), so that
-weights can be carried over by name.
+weights can be carried over by name. `fuse_updates` shortens what Adam has to do
+for 214 weights in every step.
 """
 
 from keras import Model, layers, optimizers
