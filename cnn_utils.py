@@ -1,11 +1,11 @@
 """What the three scripts share: data in, metrics and pictures out.
 
-    command line   command_line, run
+    command line   command_line, run, run_seeds
     start          computes_bfloat16, start_tensorflow, prepare_output_dir
-    data           find_data, load_happy_dataset, load_signs_dataset
+    data           find_data, load_happy_dataset, load_signs_dataset, class_names
     preparation    split_validation, add_rendered, first_of_each_class, one_hot, training_batches,
-                   make_variables, compute_in_float32, print_shapes
-    evaluation     evaluate, save_metrics
+                   planned_batches, plain_batches, make_variables, compute_in_float32, print_shapes
+    evaluation     training_callbacks, save_model, evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
     prediction     load_trained_model, read_image, predict_images
 
@@ -18,13 +18,17 @@ import argparse
 import contextlib
 import datetime
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +38,13 @@ DATASETS = HERE / "datasets"
 
 # Everything a training run writes, listed so that an earlier run can be moved aside whole.
 OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learning_curves.png",
-           "confusion_matrix.png", "mistakes.png")
+           "confusion_matrix.png", "mistakes.png", "reliability.png", "tensorboard")
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)
+
+# Below this probability an answer is "not sure": of such answers, more than three in ten would be wrong.
+SURE = 0.7
 
 
 class InputError(Exception):
@@ -80,6 +87,20 @@ def existing_folder(text):
     return path
 
 
+def crop(text):
+    """argparse type: "center", "stretch", or left, top and side of a square in pixels as three whole numbers."""
+    if text in ("center", "stretch"):
+        return text
+    try:
+        left, top, side = map(int, text.split(","))
+    except ValueError:
+        side = 0
+    if side < 1 or left < 0 or top < 0:
+        raise argparse.ArgumentTypeError("expected center, stretch, or X,Y,SIZE, a square's left edge, upper edge and "
+                                         f"side in pixels. Received: {text!r}")
+    return left, top, side
+
+
 def command_line(description, script, *, epochs, batch_size, learning_rate, mixed_precision=False):
     """Return the parser of the options that all three scripts know.
 
@@ -98,7 +119,8 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
     data.add_argument("--data", choices=("auto", "real", "synthetic"), default="auto",
                       help="auto: the real files if they are there, else the SYNTHETIC set (default: auto)")
     data.add_argument("--data-dir", type=existing_folder, metavar="DIR",
-                      help="folder with the real .h5 files (default: datasets/ beside the script)")
+                      help="folder with the real .h5 files (default: datasets/ beside the script), or with one "
+                           "sub-folder of pictures for each class")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=whole_number(1), default=epochs, metavar="N",
                           help=f"passes over the training set (default: {epochs})")
@@ -112,14 +134,26 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
     training.add_argument("--mixed-precision", action=argparse.BooleanOptionalAction, default=mixed_precision,
                           help="train with 16-bit arithmetic (bfloat16) on 32-bit weights "
                                f"(default: {'yes' if mixed_precision else 'no'}, on this machine)")
+    training.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N",
+                          help="repeat the whole run with N seeds, from --seed on; print mean, spread and interval")
     training.add_argument("--dry-run", action="store_true",
                           help="the whole path on a few pictures, one epoch: does it work here?")
     output = parser.add_argument_group("output")
     output.add_argument("--output-dir", type=pathlib.Path, default=HERE / "outputs" / script, metavar="DIR",
                         help=f"where everything is saved (default: outputs/{script}/ beside the script)")
     output.add_argument("--show", action="store_true", help="open the figures as well, at the end")
-    output.add_argument("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE",
-                        help="no training: load the trained model and say what these pictures show")
+    output.add_argument("--tensorboard", action="store_true",
+                        help="log curves, example pictures and the confusion matrix for TensorBoard")
+    prediction = parser.add_argument_group("your own pictures")
+    prediction.add_argument("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE",
+                            help="no training: load the trained model and say what these pictures show")
+    prediction.add_argument("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
+                            help="the part of a picture to look at: the largest square in its middle, all of it "
+                                 "squeezed into a square, or a square in pixels (default: center)")
+    prediction.add_argument("--tta", action="store_true",
+                            help="look at ten views of each picture and average the answers")
+    prediction.add_argument("--explain", action="store_true",
+                            help="save which parts of each picture spoke for the answer (Grad-CAM)")
     return parser
 
 
@@ -130,6 +164,57 @@ def run(main):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def run_seeds(arguments):
+    """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
+
+    Each run is a process of its own, so that its result is that of the single
+    command with that seed.
+
+    Args:
+        arguments: the parsed command line.
+
+    Returns:
+        int, exit code: 0, or that of the first run that failed.
+    """
+    accuracies = {}
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        folder = arguments.output_dir / f"seed_{seed}"
+        print(f"\nSeed {seed}, {len(accuracies) + 1} of {arguments.seeds}: {folder}", flush=True)
+        # Of an option that is given twice, the last counts.
+        code = subprocess.run([sys.executable, *sys.argv, "--seeds", "1", "--seed", str(seed),
+                               "--output-dir", str(folder)]).returncode
+        if code:
+            print(f"error: the run with seed {seed} ended with code {code}", file=sys.stderr)
+            return code
+        accuracies[seed] = read_json(folder / "metrics.json")["test_accuracy"]
+    summary = summarise(accuracies)
+    spread = "" if len(accuracies) == 1 else (
+        f", standard deviation {summary['standard_deviation']:.2%}, 95 % interval of the mean "
+        f"{summary['mean_interval'][0]:.2%} to {summary['mean_interval'][1]:.2%}")
+    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
+    print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
+    path = arguments.output_dir / "seeds.json"
+    path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"Saved {path}")
+    return 0
+
+
+def summarise(accuracies):
+    """Return mean, spread and the 95 % interval of the mean (Student's t) of accuracies by seed, as a dict."""
+    from scipy import stats
+
+    values = np.array(list(accuracies.values()))
+    summary = {"test_accuracy": {str(seed): value for seed, value in accuracies.items()}, "mean": float(values.mean()),
+               "lowest": float(values.min()), "highest": float(values.max())}
+    if len(values) > 1:
+        deviation = float(values.std(ddof=1))
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+        summary["standard_deviation"] = deviation
+        # No accuracy is below 0 or above 1, whatever Student says.
+        summary["mean_interval"] = [max(0.0, summary["mean"] - half), min(1.0, summary["mean"] + half)]
+    return summary
 
 
 # ----------------------------------------------------------------------- start
@@ -246,7 +331,11 @@ def read_json(path):
 # ------------------------------------------------------------------------ data
 
 class DataFiles(NamedTuple):
-    """Where a data set comes from: "real" or "synthetic", its two files, and why, if that needs saying."""
+    """Where a data set comes from: its kind, its two files, and why, if that needs saying.
+
+    "real": photographs in two .h5 files; "synthetic": rendered pictures, likewise;
+    "folder": pictures of one's own, and both paths are the folder that holds them.
+    """
     kind: str
     train: pathlib.Path
     test: pathlib.Path
@@ -255,6 +344,8 @@ class DataFiles(NamedTuple):
     def __str__(self):
         if self.kind == "synthetic":
             return f"Data: SYNTHETIC, rendered pictures, not photographs, from {self.train.parent}{self.note}"
+        if self.kind == "folder":
+            return f"Data: your own pictures, from {self.train}"
         return f"Data: real, {self.train} and {self.test.name}"
 
 
@@ -265,8 +356,8 @@ def find_data(name, data="auto", data_dir=None):
         name: "happy" or "signs".
         data: "real": the files must be there; "synthetic": rendered pictures;
             "auto": real if both files are there, synthetic if neither is.
-        data_dir: folder of the real files; None means `datasets/` beside this
-            file, whatever the working directory is.
+        data_dir: folder of the real files, or of sub-folders with pictures; None
+            means `datasets/` beside this file, whatever the working directory is.
 
     Returns:
         `DataFiles`.
@@ -286,6 +377,10 @@ def find_data(name, data="auto", data_dir=None):
                 raise InputError(f"--data real wants photographs: name the folder that holds them with --data-dir. "
                                  f"Received: {folder}, whose files are SYNTHETIC")
             return DataFiles(kind, train, test)
+        if data_dir is not None and len(missing) == 2:
+            from datasets.folders import has_classes
+            if has_classes(folder):
+                return DataFiles("folder", folder, folder)
         if data == "real" or len(missing) == 1:
             raise InputError(
                 f"{' and '.join(missing)} missing: a data set is a train and a test file, both in one folder. "
@@ -315,7 +410,8 @@ def load_happy_dataset(data="auto", data_dir=None):
 
     Returns:
         Five arrays: train_x (m, 64, 64, 3) uint8 RGB 0-255, train_y (m,) int64,
-        0 = not smiling, 1 = smiling, test_x, test_y, and classes (2,) int64.
+        0 = not smiling, 1 = smiling, test_x, test_y, and classes (2,) int64. Of a
+        folder, x are `datasets.folders.PictureFiles` and classes the names (k,) str.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -331,7 +427,8 @@ def load_signs_dataset(data="auto", data_dir=None):
 
     Returns:
         Five arrays: train_x (m, 64, 64, 3) uint8 RGB 0-255, train_y (m,) int64,
-        test_x, test_y, and classes (6,) int64.
+        test_x, test_y, and classes (6,) int64. Of a folder, x are
+        `datasets.folders.PictureFiles` and classes the names (k,) str.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -341,12 +438,15 @@ def load_signs_dataset(data="auto", data_dir=None):
 
 def load_files(files, number_of_classes):
     """Load the two files of a `DataFiles`; see `load_happy_dataset` for what is returned."""
+    if files.kind == "folder":
+        from datasets.folders import load_folder
+        return load_folder(files.train)
     train_x, train_y, classes = load_h5(files.train, "train")
     test_x, test_y, test_classes = load_h5(files.test, "test")
     if not np.array_equal(classes, test_classes):
         raise InputError(f"{files.train} and {files.test} must list the same classes. "
                          f"Received: {classes.tolist()} and {test_classes.tolist()}")
-    if len(classes) != number_of_classes:
+    if classes.dtype.kind != "U" and len(classes) != number_of_classes:
         raise InputError(f"{files.train} must list {number_of_classes} classes. Received: {classes.tolist()}")
     return train_x, train_y, test_x, test_y, classes
 
@@ -361,7 +461,8 @@ def load_h5(path, part):
         part: "train" or "test".
 
     Returns:
-        x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, classes (k,) int64.
+        x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, classes (k,) int64, or (k,)
+        str in a file from `datasets.pack`, which holds the names.
 
     Raises:
         InputError: the file is not HDF5, a key is missing, or the arrays are
@@ -387,6 +488,7 @@ def load_h5(path, part):
                              f"Received: {kind} {shape}")
         try:
             x, y, classes = (file[key][()] for key in keys)
+            names = file["list_classes"].attrs.get("names")
         except (OSError, MemoryError) as error:
             raise InputError(f"{path} cannot be read to its end. Delete it and get it again (python -m "
                              f"datasets.download). Received: {what_it_is(path, error)}") from None
@@ -402,7 +504,14 @@ def load_h5(path, part):
     if y.dtype.kind not in "iuf" or not np.isin(y, np.arange(len(classes))).all():
         raise InputError(f"{keys[1]} in {path} must hold whole numbers from 0 to {len(classes) - 1}, one for each "
                          f"class. Received: {np.unique(y)[:10].tolist()}")
+    if names is not None and len(names) == len(classes):
+        classes = np.array([str(name) for name in names])
     return x, y.astype(np.int64), classes
+
+
+def class_names(classes, usual):
+    """Return the names of the classes: those that the data bring along, or else the usual ones of the set."""
+    return tuple(map(str, classes)) if classes.dtype.kind == "U" else usual
 
 
 def what_it_is(path, error):
@@ -443,7 +552,8 @@ def split_validation(x, y, seed, fraction=0.1):
         members = order[y[order] == label]
         aside[members[:max(1, round(fraction * len(members)))]] = True
     train, validation = order[~aside[order]], order[aside[order]]
-    return x[train], y[train], x[validation], y[validation]
+    # `take`: of pictures on disk it makes a list, where an index would read them.
+    return x.take(train, axis=0), y[train], x.take(validation, axis=0), y[validation]
 
 
 def add_rendered(x, y, name, few=False):
@@ -471,7 +581,7 @@ def add_rendered(x, y, name, few=False):
 def first_of_each_class(x, y, count):
     """Return the first `count` pictures of each class and their labels, in the original order."""
     keep = np.sort(np.concatenate([np.flatnonzero(y == label)[:count] for label in np.unique(y)]))
-    return x[keep], y[keep]
+    return x.take(keep, axis=0), y[keep]
 
 
 def one_hot(y, classes):
@@ -480,17 +590,18 @@ def one_hot(y, classes):
 
 
 def print_shapes(title, **arrays):
-    """Print name, shape, type and range of each array."""
+    """Print name, shape, type and range of each array; pictures on disk are not read for that."""
     print(f"\n{title}")
     for name, array in arrays.items():
-        print(f"  {name:<14} {str(array.shape):<20} {array.dtype!s:<8} {array.min():g} to {array.max():g}")
+        values = f"{array.min():g} to {array.max():g}" if isinstance(array, np.ndarray) else "on disk"
+        print(f"  {name:<14} {str(array.shape):<20} {array.dtype!s:<8} {values}")
 
 
 def training_batches(x, y, batch_size, seed, augment, least=0):
     """Shuffled, augmented mini-batches, new ones in every epoch.
 
     Args:
-        x: uint8 array (m, height, width, 3).
+        x: uint8 array (m, height, width, 3), or `PictureFiles`.
         y: array (m, ...), what the loss wants.
         batch_size: int.
         seed: int, fixes the order and every change made to a picture.
@@ -503,15 +614,8 @@ def training_batches(x, y, batch_size, seed, augment, least=0):
     """
     import tensorflow as tf
 
-    def read(numbers):
-        return x[numbers], y[numbers]
-
     def prepare(numbers, batch_seed):
-        # The arrays are read where they are: as the dataset's own tensors they would be in memory a second
-        # time, and in the buffer that shuffles them a third time.
-        pictures, labels = tf.numpy_function(read, [numbers], (x.dtype, y.dtype))
-        pictures.set_shape((None, *x.shape[1:]))
-        labels.set_shape((None, *y.shape[1:]))
+        pictures, labels = read_batch(x, y, numbers)
         return augment(pictures, batch_seed), labels
 
     passes = max(1, math.ceil(least / len(x)))
@@ -521,6 +625,52 @@ def training_batches(x, y, batch_size, seed, augment, least=0):
     batches = tf.data.Dataset.zip(numbers, seeds)
     batches = batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def planned_batches(plan, epochs, batch_size, seed):
+    """Mini-batches of a training in several parts, one after the other.
+
+    Args:
+        plan: list of (share, x, y, augment): the share of the epochs, all of which
+            add up to 1; for the others see `training_batches`.
+        epochs: int; each part gets whole epochs, which may be none if there are few.
+        batch_size, seed: see `training_batches`.
+
+    Returns:
+        `tf.data.Dataset` of all batches of all epochs.
+    """
+    batches, done, share = None, 0, 0.0
+    for number, (part, x, y, augment) in enumerate(plan):
+        share += part
+        end = round(share * epochs)
+        if end > done:
+            # A seed of its own: no part should see the pictures in the order of the one before.
+            batch = training_batches(x, y, batch_size, (seed + number) % 2**32, augment).repeat(end - done)
+            batches = batch if batches is None else batches.concatenate(batch)
+        done = end
+    return batches
+
+
+def read_batch(x, y, numbers):
+    """Return the pictures and labels with these numbers, as tensors of a `tf.data` pipeline.
+
+    The arrays are read where they are: as the dataset's own tensors they would
+    be in memory a second time, and in the buffer that shuffles them a third time.
+    """
+    import tensorflow as tf
+
+    pictures, labels = tf.numpy_function(lambda chosen: (x[chosen], y[chosen]), [numbers], (x.dtype, y.dtype))
+    pictures.set_shape((None, *x.shape[1:]))
+    labels.set_shape((None, *y.shape[1:]))
+    return pictures, labels
+
+
+def plain_batches(x, y, batch_size):
+    """The pictures as they are, in their order: `tf.data.Dataset` of (uint8 pictures, labels)."""
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(len(x)).batch(batch_size)
+    return numbers.map(lambda chosen: read_batch(x, y, chosen), num_parallel_calls=2).prefetch(2)
 
 
 def make_variables(model, y):
@@ -549,7 +699,64 @@ def compute_in_float32(model):
     model.make_predict_function(force=True)
 
 
-# ------------------------------------------------------------------ evaluation
+# ------------------------------------------------------ training and evaluation
+
+def training_callbacks(output_dir, tensorboard=False):
+    """Return the callbacks that log every epoch: into `history.csv` and, if wanted, for TensorBoard."""
+    import keras
+
+    callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv")]
+    if tensorboard:
+        require("tensorboard", "--tensorboard", "tensorboard>=2.20,<2.22")
+        # An earlier run's log would be drawn as a second curve over this one's.
+        shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
+        callbacks.append(keras.callbacks.TensorBoard(output_dir / "tensorboard", write_graph=False))
+    return callbacks
+
+
+def require(module, purpose, package):
+    """Raise an InputError that names the pip command if an optional package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f'{purpose} needs the package {module}: pip install "{package}". '
+                         f"Received: an environment without it")
+
+
+def log_figures(output_dir, names=("examples.png", "confusion_matrix.png")):
+    """Put saved figures into the log for TensorBoard, and say how to look at it."""
+    import tensorflow as tf
+    from PIL import Image
+
+    folder = output_dir / "tensorboard"
+    with tf.summary.create_file_writer(str(folder / "figures")).as_default():
+        for name in names:
+            with Image.open(output_dir / name) as figure:
+                tf.summary.image(name.removesuffix(".png"), np.asarray(figure.convert("RGB"))[None], step=0)
+    print(f"Saved {folder}; look at it with `tensorboard --logdir {folder}`")
+
+
+def save_model(model, path, notes, familiar):
+    """Save the model with what it needs to answer for pictures of one's own.
+
+    A `.keras` file is a zip archive; Keras reads its own members and leaves
+    others alone. So the class names cannot be parted from the model.
+
+    Args:
+        model: Keras model.
+        path: file to write, `model.keras`.
+        notes: dict, JSON-serialisable: `classes`, the names; `data`, "real",
+            "synthetic" or "folder"; `dry_run`; `temperature`; `usual`, how unlike
+            the training pictures nearly all pictures of the same kind are.
+        familiar: float16 array (t, n) from `trust.familiar_features`.
+    """
+    unfinished = path.with_name("unfinished.keras")
+    model.save(unfinished)
+    with zipfile.ZipFile(unfinished, "a") as archive:
+        archive.writestr("notes.json", json.dumps(notes, indent=2))
+        with archive.open("familiar.npy", "w") as file:
+            np.save(file, familiar, allow_pickle=False)
+    os.replace(unfinished, path)
+    print(f"Saved {path}")
+
 
 def class_probabilities(outputs):
     """Bring a model's output to one column per class.
@@ -563,12 +770,17 @@ def class_probabilities(outputs):
     return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
 
+def labels_of(y):
+    """Return class numbers (m,) from what a loss wants: a column (m, 1) or one-hot rows (m, k)."""
+    return y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)
+
+
 def evaluate(model, x, y, names):
     """Measure the model on pictures it has never seen, and print the result.
 
     Args:
         model: compiled Keras model.
-        x: uint8 array (m, height, width, 3).
+        x: uint8 array (m, height, width, 3), or `PictureFiles`.
         y: what the model's loss wants: (m, 1) or one-hot (m, k).
         names: the k class names.
 
@@ -581,10 +793,10 @@ def evaluate(model, x, y, names):
     import keras
     from scipy.stats import binomtest
 
-    outputs = model.predict(x, batch_size=64, verbose=0)
+    outputs = np.concatenate([model.predict_on_batch(x[start:start + 64]) for start in range(0, len(x), 64)])
     loss = float(np.mean(keras.ops.convert_to_numpy(keras.losses.get(model.loss)(y, outputs))))
     probabilities = class_probabilities(outputs)
-    labels = y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)
+    labels = labels_of(y)
     predictions = probabilities.argmax(axis=1)
     confusion = np.zeros((len(names), len(names)), int)
     np.add.at(confusion, (labels, predictions), 1)
@@ -615,18 +827,24 @@ def percent(value):
 def run_settings(script, files, arguments):
     """Return what tells one training run from another, as a JSON-serialisable dict."""
     options = {key: value for key, value in vars(arguments).items()
-               if key not in {"data", "data_dir", "output_dir", "show", "predict"}}
+               if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
+                              "predict", "crop", "tta", "explain"}}
     return {"script": script, "data": files.kind,
-            "data_files": {path.name: sha256(path) for path in (files.train, files.test)}, **options}
+            "data_files": {path.name: sha256(path) for path in dict.fromkeys((files.train, files.test))}, **options}
 
 
 def sha256(path):
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, or of the names and sizes of a folder's files, as 64 hexadecimal digits."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        lines = [f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for file in path.rglob("*")
+                 if file.is_file()]
+        return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_metrics(output_dir, settings, model, results, *, names, examples, train_seconds, device):
+def save_metrics(output_dir, settings, model, results, *, names, examples, train_seconds, device, calibration):
     """Write `metrics.json`: what was run on what, and what came out.
 
     Args:
@@ -638,6 +856,7 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
         examples: dict with the numbers of pictures, as `train`, `validation` and `test`.
         train_seconds: float, wall time of the training.
         device: str.
+        calibration: dict from `trust.plot_reliability`.
     """
     import keras
     import tensorflow as tf
@@ -647,7 +866,7 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
         **{f"{part}_examples": count for part, count in examples.items()},
         "parameters": model.count_params(),
         "test_loss": results["loss"], "test_accuracy": results["accuracy"],
-        "test_accuracy_interval": results["interval"],
+        "test_accuracy_interval": results["interval"], **calibration,
         "classes": [{"name": name, "precision": none_if_nan(p), "recall": none_if_nan(r), "examples": int(count)}
                     for name, p, r, count in zip(names, results["precision"], results["recall"],
                                                  results["confusion"].sum(axis=1))],
@@ -671,7 +890,7 @@ def none_if_nan(value):
 INK, ACCENT, SECOND, GRID = "#22303c", "#1f6fb2", "#d9822b", "#d8dee4"
 
 
-def new_figure(width, height, rows=1, columns=1):
+def new_figure(width, height, rows=1, columns=1, **options):
     """Return a Matplotlib figure and its axes, in the style of all figures; width and height in inches."""
     import matplotlib.pyplot as plt
 
@@ -679,7 +898,8 @@ def new_figure(width, height, rows=1, columns=1):
              "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
              "figure.dpi": 120}
     with plt.rc_context(style):
-        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
+        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False,
+                            **options)
 
 
 def use_headless_figures(show):
@@ -813,11 +1033,17 @@ def plot_mistakes(x, results, names, path, kind, most=24):
 
 # ------------------------------------------------------------------ prediction
 
-def load_trained_model(output_dir, script):
+def load_trained_model(output_dir, script, names):
     """Load the model that an earlier run of the script has saved.
 
+    Args:
+        output_dir: folder of that run.
+        script: str, the script's name without ".py".
+        names: the class names, for a model that does not hold its own.
+
     Returns:
-        The Keras model, and "real", "synthetic" or "unknown": what it was trained on.
+        The Keras model, and its notes, a dict: see `save_model`; `familiar` is
+        one of them, None where a model brings no notes.
 
     Raises:
         InputError: there is no model, or the file is none.
@@ -831,17 +1057,27 @@ def load_trained_model(output_dir, script):
     try:
         model = keras.models.load_model(path)
     except Exception as error:      # Keras raises many kinds, from zip errors to missing layers
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path} must be a model saved by {script}.py; train it again. "
-                         f"Received: {type(error).__name__}: {str(error).splitlines()[0]}") from None
-    metrics = read_json(path.with_name("metrics.json")) or {}
-    kind = metrics.get("data", "unknown")
-    trained_on = {"synthetic": "SYNTHETIC pictures, not photographs", "real": "real photographs"}
-    print(f"Model: {path}, trained on {trained_on.get(kind, 'unknown data')}"
-          + (", but by a --dry-run: it has learnt next to nothing" if metrics.get("dry_run") else ""))
-    return model, kind
+                         f"Received: {type(error).__name__}: {reason}") from None
+    notes = {"classes": names, "data": "unknown", "dry_run": False, "temperature": 1.0, "familiar": None}
+    with zipfile.ZipFile(path) as archive:
+        if {"notes.json", "familiar.npy"} <= set(archive.namelist()):
+            notes.update(json.loads(archive.read("notes.json")))
+            with archive.open("familiar.npy") as file:
+                notes["familiar"] = np.load(file, allow_pickle=False)
+    outputs = max(2, model.output_shape[-1])
+    if len(notes["classes"]) != outputs:
+        raise InputError(f"{path} must have one output for each of {len(notes['classes'])} classes; train it again. "
+                         f"Received: a model with {model.output_shape[-1]}")
+    trained_on = {"synthetic": "SYNTHETIC pictures, not photographs", "real": "real photographs",
+                  "folder": f"your own pictures of {', '.join(notes['classes'])}"}
+    print(f"Model: {path}, trained on {trained_on.get(notes['data'], 'unknown data')}"
+          + (", but by a --dry-run: it has learnt next to nothing" if notes["dry_run"] else ""))
+    return model, notes
 
 
-def read_image(path, size):
+def read_image(path, size, crop="center"):
     """Read any picture as the models want it.
 
     Turned as the camera's EXIF note says, transparency laid on white, every
@@ -851,12 +1087,15 @@ def read_image(path, size):
     Args:
         path: file in any format that Pillow reads; of several frames, the first.
         size: int, side of the result in pixels.
+        crop: "center"; "stretch": all of the picture, squeezed into a square; or
+            (left, top, side) of a square, in pixels of the upright picture.
 
     Returns:
         uint8 array (size, size, 3), RGB.
 
     Raises:
-        InputError: there is no such file, or it is no picture that can be read.
+        InputError: there is no such file, or it is no picture that can be read,
+            or the square does not lie within it.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -876,7 +1115,15 @@ def read_image(path, size):
     except (OSError, ValueError, SyntaxError) as error:     # Pillow's reports of damaged files
         reason = "a folder" if path.is_dir() else f"a damaged picture ({getattr(error, 'strerror', None) or error})"
         raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    if crop == "center":
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    if crop == "stretch":
+        return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    left, top, side = crop
+    if left + side > image.width or top + side > image.height:
+        raise InputError(f"{path}: expected a --crop that lies within the picture of {image.width} x {image.height} "
+                         f"pixels. Received: {left},{top},{side}")
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
 
 
 def to_rgb(image):
@@ -896,15 +1143,17 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def predict_images(model, paths, names, output_dir, kind):
-    """Say what each picture shows, and save exactly what the model saw.
+def predict_images(model, notes, paths, output_dir, *, crop="center", tta=False, explain=False):
+    """Say what each picture shows, or that it cannot be said; save exactly what the model saw.
 
     Args:
         model: Keras model from raw pixels (m, size, size, 3), 0-255, to probabilities.
+        notes: dict from `load_trained_model`.
         paths: the picture files.
-        names: the class names.
         output_dir: folder; the pictures go into its sub-folder `predictions`.
-        kind: what the model was trained on: "real", "synthetic" or "unknown".
+        crop: see `read_image`.
+        tta: bool, average the answers for ten views of each picture.
+        explain: bool, save what spoke for each answer, too.
 
     Returns:
         int, exit code: 0, or 1 if a file could not be read (the others are still predicted).
@@ -914,23 +1163,62 @@ def predict_images(model, paths, names, output_dir, kind):
     pictures, readable = [], []
     for path in paths:
         try:
-            pictures.append(read_image(path, model.input_shape[1]))
+            pictures.append(read_image(path, model.input_shape[1], crop))
             readable.append(path)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
     if pictures:
         folder = prepare_output_dir(pathlib.Path(output_dir) / "predictions")
-        probabilities = class_probabilities(model.predict(np.stack(pictures), verbose=0))
-        captions = []
-        for number, (path, picture, row) in enumerate(zip(readable, pictures, probabilities), 1):
-            answer = f"{names[row.argmax()]} ({row.max():.1%})"
+        captions, explained = [], []
+        for number, (path, picture, (row, doubt)) in enumerate(zip(readable, pictures,
+                                                                   answers(model, notes, pictures, tta)), 1):
+            said = f"{notes['classes'][row.argmax()]} ({row.max():.1%})"
             seen = folder / f"{number:02d}_{path.stem}.png"     # numbered: two folders may hold one name
             Image.fromarray(picture).save(seen)
             name = path.name if len(path.name) <= 24 else f"{path.name[:11]}...{path.name[-10:]}"
-            captions.append(f"{name}\n{answer}")
-            print(f"{path}: {answer}; what the model saw: {seen}")
+            captions.append(f"{name}\n" + (f"not sure: {said}" if doubt else said))
+            print(f"{path}: " + (f"not sure, {doubt}; at best {said}" if doubt else said)
+                  + f"; what the model saw: {seen}")
+            if explain:
+                explained.append(heat_over(model, picture, row.argmax()))
         title = "What the model saw, and its answer"
-        if kind == "synthetic":
+        if notes["data"] == "synthetic":
             title = "What the model, trained on SYNTHETIC pictures, saw and answered"
-        draw_pictures(pictures, captions, title, folder / "predictions.png", "real")     # the photos are the user's
+        # The photos are the user's: they are not to be marked as synthetic.
+        draw_pictures(pictures, captions, title, folder / "predictions.png", "real")
+        if explain:
+            draw_pictures(explained, captions, "What spoke for the answer: the brighter, the more",
+                          folder / "explanations.png", "real")
     return 1 if len(readable) < len(paths) else 0
+
+
+def answers(model, notes, pictures, tta=False):
+    """Return for each picture (size, size, 3) the probabilities (k,) and why they are in doubt: "" if they are not."""
+    import trust
+
+    views = [trust.views(picture) if tta else picture[None] for picture in pictures]
+    seen = trust.features(model, np.concatenate(views))
+    rows = trust.softmax(trust.logits(model, seen)).reshape(len(pictures), len(views[0]), -1).mean(axis=1)
+    doubts = [[f"less than {SURE:.0%}"] if row.max() < SURE else [] for row in rows]
+    if notes["familiar"] is not None:
+        # The first of the views is the picture itself.
+        for doubt, distance in zip(doubts, trust.unlikeness(seen[::len(views[0])], notes["familiar"])):
+            if distance > notes["usual"]:
+                doubt.append(f"unlike the pictures it was trained on (distance {distance:.2f}, usual up to "
+                             f"{notes['usual']:.2f})")
+    return [(row, " and ".join(doubt)) for row, doubt in zip(rows, doubts)]
+
+
+def heat_over(model, picture, label):
+    """Lay what speaks for a class over the picture (size, size, 3), dimmed and grey: uint8, four times as large."""
+    import matplotlib
+    from PIL import Image
+
+    import trust
+
+    side = 4 * len(picture)
+    heat = Image.fromarray(trust.grad_cam(model, picture, label).astype(np.float32))
+    heat = np.clip(np.asarray(heat.resize((side, side), Image.Resampling.BICUBIC)), 0, 1)[..., None]
+    grey = Image.fromarray(picture).convert("L").convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    glow = matplotlib.colormaps["inferno"](heat[..., 0])[..., :3] * 255
+    return (0.55 * np.asarray(grey) + 0.45 * glow).astype(np.uint8)

@@ -16,7 +16,7 @@ import cnn_utils as utils
 CLASSES = ("not smiling", "smiling")
 
 
-def build_model():
+def build_model(classes=2):
     """Return the network: pixels 0-255 (batch, 64, 64, 3) in, probability of a smile (batch, 1) out.
 
     Six rounds of convolution, batch normalisation and ReLU; four of them halve
@@ -42,7 +42,11 @@ def build_model():
     model.add(layers.Flatten(name="flatten"))
     # 2,048 numbers for one answer: half of them are hidden in turn, so that none is relied upon.
     model.add(layers.Dropout(0.5, name="dropout"))
-    model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="smiling"))
+    if classes == 2:
+        # One number says it all: what is not one class is the other.
+        model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="smiling"))
+    else:
+        model.add(layers.Dense(classes, activation="softmax", dtype="float32", name="classes"))
     return model
 
 
@@ -60,8 +64,12 @@ def main():
                                    mixed_precision=utils.computes_bfloat16()).parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
+    if arguments.seeds > 1:
+        return utils.run_seeds(arguments)
     device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
+
+    import trust
 
     utils.use_headless_figures(arguments.show)
     if arguments.predict:
@@ -70,20 +78,25 @@ def main():
     # 2. Load the train and the test set; show one picture of each class.
     files = utils.find_data("happy", arguments.data, arguments.data_dir)
     print(files)
-    train_x, train_y, test_x, test_y, _ = utils.load_happy_dataset(arguments.data, arguments.data_dir)
+    train_x, train_y, test_x, test_y, classes = utils.load_happy_dataset(arguments.data, arguments.data_dir)
+    names = utils.class_names(classes, CLASSES)
     if arguments.dry_run:
         arguments.epochs = 1
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("happy_sequential", files, arguments)
     output = utils.prepare_output_dir(arguments.output_dir, settings)
-    utils.plot_examples(train_x, train_y, CLASSES, output / "examples.png", files.kind)
+    utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
     #    Y becomes a column, one probability for each picture: what binary cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
-    train_y, validation_y, test_y = (y.reshape(-1, 1).astype("float32") for y in (train_y, validation_y, test_y))
+    if len(names) == 2:
+        train_y, validation_y, test_y = (y.reshape(-1, 1).astype("float32") for y in (train_y, validation_y, test_y))
+    else:
+        # Pictures of one's own, of more classes than two: one column for each, as in signs_functional.py.
+        train_y, validation_y, test_y = (utils.one_hot(y, len(names)) for y in (train_y, validation_y, test_y))
     utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
                        validation_y=validation_y, test_x=test_x, test_y=test_y)
 
@@ -91,34 +104,46 @@ def main():
     #    From a hundred pictures a network needs as many steps as from five hundred.
     batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment,
                                      least=0 if arguments.dry_run else 540)
-    model = build_model()
+    model = build_model(len(names))
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
     schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * len(batches))
     # The running average of the weights is kept, not the last step's: from 540 pictures, single steps are noisy.
     # Keras puts it in when `fit` ends; the progress bar and the curves are those of the weights as they are trained.
     optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
     # Aiming at 0.05 and 0.95 instead of 0 and 1 takes away the reward for being sure of every last picture.
-    loss = keras.losses.BinaryCrossentropy(label_smoothing=0.1)
+    loss = (keras.losses.BinaryCrossentropy if len(names) == 2 else keras.losses.CategoricalCrossentropy)(
+        label_smoothing=0.1)
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
     model.summary()
 
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
     utils.make_variables(model, train_y)
-    history = model.fit(batches, shuffle=False, epochs=arguments.epochs, validation_data=(validation_x, validation_y),
-                        callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
+    history = model.fit(batches, shuffle=False, epochs=arguments.epochs,
+                        validation_data=utils.plain_batches(validation_x, validation_y, 64),
+                        callbacks=utils.training_callbacks(output, arguments.tensorboard)).history
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
-    model.save(output / "model.keras")
-    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
+    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
+    #    How sure is it when it is right? The validation split tells; and how unlike its training pictures are these?
+    temperature = trust.calibrate(model, validation_x, validation_y)
+    familiar = trust.familiar_features(model, train_x, arguments.seed)
+    usual = trust.usual_unlikeness(model, validation_x, familiar)
+    utils.save_model(model, output / "model.keras", familiar=familiar,
+                     notes={"classes": names, "data": files.kind, "dry_run": arguments.dry_run,
+                            "temperature": temperature, "usual": usual})
 
     # 6. Evaluate on the test set, save the figures.
-    results = utils.evaluate(model, test_x, test_y, CLASSES)
+    results = utils.evaluate(model, test_x, test_y, names)
     utils.plot_learning_curves(history, output / "learning_curves.png", files.kind)
-    utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
-    utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
-    utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
+    utils.plot_confusion_matrix(results, names, output / "confusion_matrix.png", files.kind)
+    utils.plot_mistakes(test_x, results, names, output / "mistakes.png", files.kind)
+    calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
+    utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
+                       calibration=calibration,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    if arguments.tensorboard:
+        utils.log_figures(output)
     if arguments.show:
         utils.show_figures()
     return 0
@@ -126,8 +151,9 @@ def main():
 
 def predict(arguments):
     """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
-    model, kind = utils.load_trained_model(arguments.output_dir, "happy_sequential")
-    code = utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    model, notes = utils.load_trained_model(arguments.output_dir, "happy_sequential", CLASSES)
+    code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
+                                tta=arguments.tta, explain=arguments.explain)
     if arguments.show:
         utils.show_figures()
     return code

@@ -10,7 +10,6 @@ classes; without its files, rendered SYNTHETIC pictures.
 """
 
 import argparse
-import math
 import time
 
 import cnn_utils as utils
@@ -18,8 +17,8 @@ import cnn_utils as utils
 CLASSES = ("0", "1", "2", "3", "4", "5")
 
 
-def build_model():
-    """Return the network: pixels 0-255 (batch, 64, 64, 3) in, six probabilities (batch, 6) out.
+def build_model(classes=6):
+    """Return the network: pixels 0-255 (batch, 64, 64, 3) in, a probability for each class (batch, 6) out.
 
     Each layer is called on the output of the one before: what `x` is at any
     line can be looked at, branched or joined, which a Sequential cannot.
@@ -40,12 +39,20 @@ def build_model():
     # Flatten keeps where a feature was seen: a finger left of the palm is not one right of it.
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dropout(0.3, name="dropout")(x)
-    outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="digits")(x)
+    outputs = layers.Dense(classes, activation="softmax", dtype="float32", name="digits")(x)
     return Model(inputs, outputs, name="signs_functional")
 
 
-def augment(pictures, seed):
-    """What may change in a picture while the hand goes on showing its digit."""
+def change_a_little(pictures, seed):
+    """Change a picture as the photographs of one set differ: mirrored, turned, moved, in a little other light."""
+    import augmentation
+
+    pictures = augmentation.move(pictures, seed, flip=True, rotation=15, shift=0.08, zoom=0.12)
+    return augmentation.relight(pictures, seed, tone=0.2, contrast=0.1, brightness=0.05)
+
+
+def change_a_lot(pictures, seed):
+    """Change all that may change in a picture while the hand goes on showing its digit."""
     import augmentation
 
     # Other people, walls, lamps and cameras: the photographs show few of them.
@@ -64,8 +71,12 @@ def main():
     arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
+    if arguments.seeds > 1:
+        return utils.run_seeds(arguments)
     device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
+
+    import trust
 
     utils.use_headless_figures(arguments.show)
     if arguments.predict:
@@ -74,38 +85,42 @@ def main():
     # 2. Load the train and the test set; show one picture of each class.
     files = utils.find_data("signs", arguments.data, arguments.data_dir)
     print(files)
-    train_x, train_y, test_x, test_y, _ = utils.load_signs_dataset(arguments.data, arguments.data_dir)
+    train_x, train_y, test_x, test_y, classes = utils.load_signs_dataset(arguments.data, arguments.data_dir)
+    names = utils.class_names(classes, CLASSES)
     if arguments.dry_run:
         arguments.epochs = 1
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("signs_functional", files, arguments)
     output = utils.prepare_output_dir(arguments.output_dir, settings)
-    utils.plot_examples(train_x, train_y, CLASSES, output / "examples.png", files.kind)
+    utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
     #    Y becomes one-hot rows, one column per digit: what categorical cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
-    first_x, first_y = train_x, train_y
-    if files.kind == "real" and arguments.rendered:
+    more_x, more_y = train_x, train_y
+    if files.kind == "real" and names == CLASSES and arguments.rendered:
         # Rendered hands differ in what the photographs share: the person, the wall, the light.
-        first_x, first_y = utils.add_rendered(train_x, train_y, "signs", arguments.dry_run)
-    first_y, train_y, validation_y, test_y = (utils.one_hot(y, len(CLASSES))
-                                              for y in (first_y, train_y, validation_y, test_y))
-    utils.print_shapes("As the model gets them", first_x=first_x, first_y=first_y, train_x=train_x,
-                       train_y=train_y, validation_x=validation_x, validation_y=validation_y, test_x=test_x,
-                       test_y=test_y)
+        more_x, more_y = utils.add_rendered(train_x, train_y, "signs", arguments.dry_run)
+    more_y, train_y, validation_y, test_y = (utils.one_hot(y, len(names))
+                                             for y in (more_y, train_y, validation_y, test_y))
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, more_x=more_x, more_y=more_y,
+                       validation_x=validation_x, validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build and compile the model, print its summary.
-    #    A fifth of the epochs with the rendered hands, which teach what hands have in common; then without.
-    first, then = (utils.training_batches(x, y, arguments.batch_size, arguments.seed, augment)
-                   for x, y in ((first_x, first_y), (train_x, train_y)))
-    with_rendered = math.ceil(arguments.epochs / 5)
-    batches = first.repeat(with_rendered).concatenate(then.repeat(arguments.epochs - with_rendered))
+    #    Easy, hard, easy: a good start needs pictures like those of the set; then other walls and light, and rendered
+    #    hands, teach what a hand is; at the end, with small steps, it is the set's own pictures that must be right.
+    if names == CLASSES:
+        plan = [(1 / 15, train_x, train_y, change_a_little), (1 / 5, more_x, more_y, change_a_lot),
+                (1 / 2, train_x, train_y, change_a_lot), (7 / 30, train_x, train_y, change_a_little)]
+    else:
+        # Pictures of one's own, of nobody knows what: a wall behind a hand is not to be looked for.
+        plan = [(1, train_x, train_y, change_a_little)]
+    batches = utils.planned_batches(plan, arguments.epochs, arguments.batch_size, arguments.seed)
     # Keras wants epochs of one length: all steps are shared out evenly.
     steps = len(batches) // arguments.epochs
-    model = build_model()
+    model = build_model(len(names))
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
     schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * steps)
     model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
@@ -115,21 +130,31 @@ def main():
     started = time.perf_counter()
     utils.make_variables(model, train_y)
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, steps_per_epoch=steps,
-                        validation_data=(validation_x, validation_y),
-                        callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
+                        validation_data=utils.plain_batches(validation_x, validation_y, 64),
+                        callbacks=utils.training_callbacks(output, arguments.tensorboard)).history
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
-    model.save(output / "model.keras")
-    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
+    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
+    #    How sure is it when it is right? The validation split tells; and how unlike its training pictures are these?
+    temperature = trust.calibrate(model, validation_x, validation_y)
+    familiar = trust.familiar_features(model, train_x, arguments.seed)
+    usual = trust.usual_unlikeness(model, validation_x, familiar)
+    utils.save_model(model, output / "model.keras", familiar=familiar,
+                     notes={"classes": names, "data": files.kind, "dry_run": arguments.dry_run,
+                            "temperature": temperature, "usual": usual})
 
     # 6. Evaluate on the test set, save the figures.
-    results = utils.evaluate(model, test_x, test_y, CLASSES)
+    results = utils.evaluate(model, test_x, test_y, names)
     utils.plot_learning_curves(history, output / "learning_curves.png", files.kind)
-    utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
-    utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
-    utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
-                       examples={"train": len(train_x), "rendered": len(first_x) - len(train_x),
+    utils.plot_confusion_matrix(results, names, output / "confusion_matrix.png", files.kind)
+    utils.plot_mistakes(test_x, results, names, output / "mistakes.png", files.kind)
+    calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
+    utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
+                       calibration=calibration,
+                       examples={"train": len(train_x), "rendered": len(more_x) - len(train_x),
                                  "validation": len(validation_x), "test": len(test_x)})
+    if arguments.tensorboard:
+        utils.log_figures(output)
     if arguments.show:
         utils.show_figures()
     return 0
@@ -137,8 +162,9 @@ def main():
 
 def predict(arguments):
     """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
-    model, kind = utils.load_trained_model(arguments.output_dir, "signs_functional")
-    code = utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    model, notes = utils.load_trained_model(arguments.output_dir, "signs_functional", CLASSES)
+    code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
+                                tta=arguments.tta, explain=arguments.explain)
     if arguments.show:
         utils.show_figures()
     return code

@@ -36,10 +36,13 @@ def main():
     arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
+    if arguments.seeds > 1:
+        return utils.run_seeds(arguments)
     device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
     import keras
     import tensorflow as tf
 
+    import trust
     from resnet_utils import ResNet50, fuse_updates
 
     # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
@@ -51,20 +54,21 @@ def main():
     # 2. Load the train and the test set; show one picture of each class.
     files = utils.find_data("signs", arguments.data, arguments.data_dir)
     print(files)
-    train_x, train_y, test_x, test_y, _ = utils.load_signs_dataset(arguments.data, arguments.data_dir)
+    train_x, train_y, test_x, test_y, classes = utils.load_signs_dataset(arguments.data, arguments.data_dir)
+    names = utils.class_names(classes, CLASSES)
     if arguments.dry_run:
         arguments.epochs = 1
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("signs_resnet50", files, arguments)
     output = utils.prepare_output_dir(arguments.output_dir, settings)
-    utils.plot_examples(train_x, train_y, CLASSES, output / "examples.png", files.kind)
+    utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
     #    Y becomes one-hot rows, one column per digit: what categorical cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
-    train_y, validation_y, test_y = (utils.one_hot(y, len(CLASSES)) for y in (train_y, validation_y, test_y))
+    train_y, validation_y, test_y = (utils.one_hot(y, len(names)) for y in (train_y, validation_y, test_y))
     utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
                        validation_y=validation_y, test_x=test_x, test_y=test_y)
 
@@ -73,7 +77,7 @@ def main():
     steps = len(batches)
     # One iterator for all epochs: to begin a new one takes seconds here in every epoch.
     batches = batches.repeat(arguments.epochs)
-    model = ResNet50(classes=len(CLASSES), identity_blocks=arguments.identity_blocks)
+    model = ResNet50(classes=len(names), identity_blocks=arguments.identity_blocks)
     # The step size rises over the first tenth of the training, for a deep network's first steps are its
     # roughest, and falls along half a cosine to 0.
     warmup = max(1, arguments.epochs * steps // 10)
@@ -87,20 +91,30 @@ def main():
     started = time.perf_counter()
     utils.make_variables(model, train_y)
     history = model.fit(batches, shuffle=False, epochs=arguments.epochs, steps_per_epoch=steps,
-                        validation_data=(validation_x, validation_y),
-                        callbacks=[keras.callbacks.CSVLogger(output / "history.csv")]).history
+                        validation_data=utils.plain_batches(validation_x, validation_y, 64),
+                        callbacks=utils.training_callbacks(output, arguments.tensorboard)).history
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
-    model.save(output / "model.keras")
-    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'model.keras'}\nSaved {output / 'history.csv'}")
+    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
+    #    How sure is it when it is right? The validation split tells; and how unlike its training pictures are these?
+    temperature = trust.calibrate(model, validation_x, validation_y)
+    familiar = trust.familiar_features(model, train_x, arguments.seed)
+    usual = trust.usual_unlikeness(model, validation_x, familiar)
+    utils.save_model(model, output / "model.keras", familiar=familiar,
+                     notes={"classes": names, "data": files.kind, "dry_run": arguments.dry_run,
+                            "temperature": temperature, "usual": usual})
 
     # 6. Evaluate on the test set, save the figures.
-    results = utils.evaluate(model, test_x, test_y, CLASSES)
+    results = utils.evaluate(model, test_x, test_y, names)
     utils.plot_learning_curves(history, output / "learning_curves.png", files.kind)
-    utils.plot_confusion_matrix(results, CLASSES, output / "confusion_matrix.png", files.kind)
-    utils.plot_mistakes(test_x, results, CLASSES, output / "mistakes.png", files.kind)
-    utils.save_metrics(output, settings, model, results, names=CLASSES, device=device, train_seconds=train_seconds,
+    utils.plot_confusion_matrix(results, names, output / "confusion_matrix.png", files.kind)
+    utils.plot_mistakes(test_x, results, names, output / "mistakes.png", files.kind)
+    calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
+    utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
+                       calibration=calibration,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    if arguments.tensorboard:
+        utils.log_figures(output)
     if arguments.show:
         utils.show_figures()
     return 0
@@ -108,8 +122,9 @@ def main():
 
 def predict(arguments):
     """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
-    model, kind = utils.load_trained_model(arguments.output_dir, "signs_resnet50")
-    code = utils.predict_images(model, arguments.predict, CLASSES, arguments.output_dir, kind)
+    model, notes = utils.load_trained_model(arguments.output_dir, "signs_resnet50", CLASSES)
+    code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
+                                tta=arguments.tta, explain=arguments.explain)
     if arguments.show:
         utils.show_figures()
     return code
