@@ -27,7 +27,8 @@ import cnn_utils as utils
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("happy_sequential", "signs_functional", "signs_resnet50")
-COUNTS = (1_000, 10_000, 50_000)
+COUNTS = (1_000, 10_000, 50_000)    # pictures in .h5 files
+FILES = (2_000, 20_000)             # pictures in a folder
 
 
 def side(*arguments):
@@ -206,7 +207,39 @@ def growth(arguments):
                 [(most_peak - few_peak) / arrays], note=f"{few_peak:.0f} and {most_peak:.0f} MiB")]
 
 
-PARTS = {part.__name__: part for part in (signs, resnet, pipeline, inference, memory, growth)}
+def folder(arguments):
+    """How memory and time grow with the number of pictures in a folder of one's own, which are read from disk."""
+    from PIL import Image
+
+    from datasets.synthetic import render_dataset
+
+    x, y, _ = utils.load_h5(render_dataset("signs")[0], "train")
+    measured = []
+    with tempfile.TemporaryDirectory() as place:
+        place = pathlib.Path(place)
+        for number, (picture, label) in enumerate(zip(x, y)):
+            (place / "originals").mkdir(exist_ok=True)
+            large = Image.fromarray(picture).resize((256, 256), Image.Resampling.BICUBIC)
+            large.save(place / "originals" / f"{label}_{number}.jpg", quality=90)
+        originals = sorted((place / "originals").iterdir())
+        for count in FILES:
+            for number in range(count):
+                original = originals[number % len(originals)]
+                to = place / str(count) / original.name[0]
+                to.mkdir(parents=True, exist_ok=True)
+                os.link(original, to / f"{number:05d}.jpg")     # a name of its own, the same bytes
+            measured.append(command("signs_functional.py", "--data-dir", place / str(count), "--epochs", 1,
+                                    "--output-dir", place / "output"))
+    (few_seconds, few_peak), (most_seconds, most_peak) = measured
+    few, most = FILES
+    return [row(f"signs_functional.py, a folder of {most:,} / {few:,} JPEG files: peak memory", [most_peak / few_peak],
+                "1", note=f"{few_peak:.0f} and {most_peak:.0f} MiB; as arrays {most - few:,} pictures are "
+                          f"{(most - few) * 12288 / 2**20:.0f} MiB"),
+            row("the same: time, start-up included", [most_seconds / few_seconds], f"<= {most // few}",
+                note=f"{few_seconds:.0f} and {most_seconds:.0f} s for listing and one epoch")]
+
+
+PARTS = {part.__name__: part for part in (signs, resnet, pipeline, inference, memory, growth, folder)}
 
 
 def main():
