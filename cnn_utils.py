@@ -144,9 +144,12 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
     output.add_argument("--show", action="store_true", help="open the figures as well, at the end")
     output.add_argument("--tensorboard", action="store_true",
                         help="log curves, example pictures and the confusion matrix for TensorBoard")
-    prediction = parser.add_argument_group("your own pictures")
-    prediction.add_argument("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE",
-                            help="no training: load the trained model and say what these pictures show")
+    prediction = parser.add_argument_group("with a trained model")
+    instead = prediction.add_mutually_exclusive_group()
+    instead.add_argument("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE",
+                         help="no training: load the trained model and say what these pictures show")
+    instead.add_argument("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
+                         help="no training: write the trained model for another program, and compare its answers")
     prediction.add_argument("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
                             help="the part of a picture to look at: the largest square in its middle, all of it "
                                  "squeezed into a square, or a square in pixels (default: center)")
@@ -828,7 +831,7 @@ def run_settings(script, files, arguments):
     """Return what tells one training run from another, as a JSON-serialisable dict."""
     options = {key: value for key, value in vars(arguments).items()
                if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
-                              "predict", "crop", "tta", "explain"}}
+                              "predict", "export", "crop", "tta", "explain"}}
     return {"script": script, "data": files.kind,
             "data_files": {path.name: sha256(path) for path in dict.fromkeys((files.train, files.test))}, **options}
 

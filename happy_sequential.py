@@ -66,14 +66,15 @@ def main():
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     if arguments.seeds > 1:
         return utils.run_seeds(arguments)
-    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
+    training = not (arguments.predict or arguments.export)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training)
     import keras
 
     import trust
 
     utils.use_headless_figures(arguments.show)
-    if arguments.predict:
-        return predict(arguments)
+    if not training:
+        return use(arguments)
 
     # 2. Load the train and the test set; show one picture of each class.
     files = utils.find_data("happy", arguments.data, arguments.data_dir)
@@ -149,9 +150,14 @@ def main():
     return 0
 
 
-def predict(arguments):
-    """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
+def use(arguments):
+    """7. Load the saved, already trained model and test it on new pictures, or export it; return the exit code."""
     model, notes = utils.load_trained_model(arguments.output_dir, "happy_sequential", CLASSES)
+    if arguments.export:
+        from export import export_model
+
+        export_model(model, arguments.export, arguments.output_dir)
+        return 0
     code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
                                 tta=arguments.tta, explain=arguments.explain)
     if arguments.show:

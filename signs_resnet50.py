@@ -38,7 +38,8 @@ def main():
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     if arguments.seeds > 1:
         return utils.run_seeds(arguments)
-    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and not arguments.predict)
+    training = not (arguments.predict or arguments.export)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training)
     import keras
     import tensorflow as tf
 
@@ -48,8 +49,8 @@ def main():
     # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     utils.use_headless_figures(arguments.show)
-    if arguments.predict:
-        return predict(arguments)
+    if not training:
+        return use(arguments)
 
     # 2. Load the train and the test set; show one picture of each class.
     files = utils.find_data("signs", arguments.data, arguments.data_dir)
@@ -120,9 +121,14 @@ def main():
     return 0
 
 
-def predict(arguments):
-    """7. Load the saved, already trained model and test it on new pictures; return the exit code."""
+def use(arguments):
+    """7. Load the saved, already trained model and test it on new pictures, or export it; return the exit code."""
     model, notes = utils.load_trained_model(arguments.output_dir, "signs_resnet50", CLASSES)
+    if arguments.export:
+        from export import export_model
+
+        export_model(model, arguments.export, arguments.output_dir)
+        return 0
     code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
                                 tta=arguments.tta, explain=arguments.explain)
     if arguments.show:
