@@ -11,6 +11,7 @@ classes; without its files, rendered SYNTHETIC pictures. The blocks and the
 network are in resnet_utils.py.
 """
 
+import math
 import time
 
 import cnn_utils as utils
@@ -33,6 +34,9 @@ def main():
                                 mixed_precision=utils.computes_bfloat16())
     parser.add_argument("--identity-blocks", nargs=4, type=utils.whole_number(0), default=[2, 3, 5, 2], metavar="N",
                         help="identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)")
+    parser.add_argument("--weights", default="random", metavar="{random,imagenet,FILE}",
+                        help="start from random weights, from Keras's ImageNet weights, or from a file of weights of "
+                             "this network (default: random)")
     arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
@@ -44,7 +48,7 @@ def main():
     import tensorflow as tf
 
     import trust
-    from resnet_utils import ResNet50, fuse_updates
+    from resnet_utils import ResNet50, fuse_updates, load_weights
 
     # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -58,10 +62,12 @@ def main():
     train_x, train_y, test_x, test_y, classes = utils.load_signs_dataset(arguments.data, arguments.data_dir)
     names = utils.class_names(classes, CLASSES)
     if arguments.dry_run:
-        arguments.epochs = 1
+        arguments.epochs = 1 if arguments.weights == "random" else 2
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("signs_resnet50", files, arguments)
+    if arguments.weights not in ("random", "imagenet"):
+        settings["weights_sha256"] = utils.sha256(arguments.weights)
     output = utils.prepare_output_dir(arguments.output_dir, settings)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
@@ -73,27 +79,47 @@ def main():
     utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
                        validation_y=validation_y, test_x=test_x, test_y=test_y)
 
-    # 4. Build and compile the model, print its summary.
-    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
-    steps = len(batches)
-    # One iterator for all epochs: to begin a new one takes seconds here in every epoch.
-    batches = batches.repeat(arguments.epochs)
+    # 4. Build the model, print its summary.
     model = ResNet50(classes=len(names), identity_blocks=arguments.identity_blocks)
-    # The step size rises over the first tenth of the training, for a deep network's first steps are its
-    # roughest, and falls along half a cosine to 0.
-    warmup = max(1, arguments.epochs * steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, arguments.epochs * steps - warmup),
-                                                      warmup_steps=warmup, warmup_target=arguments.learning_rate)
-    optimizer = fuse_updates(keras.optimizers.Adam(schedule))
-    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+    if arguments.weights != "random":
+        load_weights(model, arguments.weights)
     model.summary()
 
-    # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
+    # 5. Compile, and train with mini-batches. The validation split shows how it goes; the test set is not touched.
+    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
+    steps = len(batches)
+    plan = [("all layers", arguments.epochs, arguments.learning_rate)]
+    if arguments.weights != "random":
+        # The last layer alone at first: its random answers would send large, wrong corrections through what the
+        # others have learnt elsewhere. Then all layers, in small steps, for they are nearly right.
+        alone = math.ceil(arguments.epochs / 5)
+        plan = [("the last layer", alone, arguments.learning_rate),
+                ("all layers", arguments.epochs - alone, arguments.learning_rate / 10)]
+    callbacks = utils.training_callbacks(output, arguments.tensorboard)
+    history, done = {}, 0
     started = time.perf_counter()
-    utils.make_variables(model, train_y)
-    history = model.fit(batches, shuffle=False, epochs=arguments.epochs, steps_per_epoch=steps,
-                        validation_data=utils.plain_batches(validation_x, validation_y, 64),
-                        callbacks=utils.training_callbacks(output, arguments.tensorboard)).history
+    for trained, epochs, rate in plan:
+        for layer in model.layers[:-1]:
+            # A batch normalisation that is not trained uses its averages, as in prediction.
+            layer.trainable = trained == "all layers"
+        # The step size rises over the first tenth of the training, for a deep network's first steps are its
+        # roughest, and falls along half a cosine to 0.
+        warmup = max(1, epochs * steps // 10)
+        schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, epochs * steps - warmup), warmup_steps=warmup,
+                                                          warmup_target=rate)
+        model.compile(fuse_updates(keras.optimizers.Adam(schedule)), loss="categorical_crossentropy",
+                      metrics=["accuracy"])
+        utils.make_variables(model, train_y)
+        if len(plan) > 1:
+            print(f"Training {trained}")
+        # One iterator for all epochs: to begin a new one takes seconds here in every epoch.
+        part = model.fit(batches.repeat(epochs), shuffle=False, epochs=done + epochs, initial_epoch=done,
+                         steps_per_epoch=steps, callbacks=callbacks,
+                         validation_data=utils.plain_batches(validation_x, validation_y, 64)).history
+        history = {metric: history.get(metric, []) + values for metric, values in part.items()}
+        done += epochs
+        # From the second part on, the log goes on where it ended.
+        callbacks[0].append = True
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
