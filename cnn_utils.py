@@ -38,7 +38,7 @@ DATASETS = HERE / "datasets"
 
 # Everything a training run writes, listed so that an earlier run can be moved aside whole.
 OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learning_curves.png",
-           "confusion_matrix.png", "mistakes.png", "reliability.png", "tensorboard")
+           "confusion_matrix.png", "mistakes.png", "reliability.png", "report.html", "tensorboard")
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)

@@ -9,6 +9,7 @@ Data: Happy House, 600 photographs to train on and 150 to test on, 64x64 RGB,
 0 = not smiling, 1 = smiling; without its files, rendered SYNTHETIC pictures.
 """
 
+import sys
 import time
 
 import cnn_utils as utils
@@ -71,6 +72,7 @@ def main():
     import keras
 
     import trust
+    from report import write_report
 
     utils.use_headless_figures(arguments.show)
     if not training:
@@ -143,6 +145,7 @@ def main():
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
                        calibration=calibration,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         utils.log_figures(output)
     if arguments.show:

@@ -10,6 +10,7 @@ classes; without its files, rendered SYNTHETIC pictures.
 """
 
 import argparse
+import sys
 import time
 
 import cnn_utils as utils
@@ -78,6 +79,7 @@ def main():
     import keras
 
     import trust
+    from report import write_report
 
     utils.use_headless_figures(arguments.show)
     if not training:
@@ -154,6 +156,7 @@ def main():
                        calibration=calibration,
                        examples={"train": len(train_x), "rendered": len(more_x) - len(train_x),
                                  "validation": len(validation_x), "test": len(test_x)})
+    write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         utils.log_figures(output)
     if arguments.show:

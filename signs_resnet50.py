@@ -12,6 +12,7 @@ network are in resnet_utils.py.
 """
 
 import math
+import sys
 import time
 
 import cnn_utils as utils
@@ -48,6 +49,7 @@ def main():
     import tensorflow as tf
 
     import trust
+    from report import write_report
     from resnet_utils import ResNet50, fuse_updates, load_weights
 
     # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
@@ -140,6 +142,7 @@ def main():
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
                        calibration=calibration,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+    write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         utils.log_figures(output)
     if arguments.show:

@@ -37,7 +37,7 @@ def dry_runs(tmp_path_factory):
 def test_dry_run_goes_the_whole_path(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
-    assert {path.name for path in folder.iterdir()} == FIGURES | {"model.keras", "history.csv", "metrics.json"}
+    assert {path.name for path in folder.iterdir()} == FIGURES | {"model.keras", "history.csv", "metrics.json", "report.html"}
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["script"] == script and metrics["data"] == source and metrics["dry_run"] is True
