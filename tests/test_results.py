@@ -65,6 +65,15 @@ def test_a_column_of_probabilities_becomes_two():
     np.testing.assert_allclose(utils.class_probabilities(np.array([[.3], [.9]])), [[.7, .3], [.1, .9]])
 
 
+def test_several_seeds_are_summed_up_as_students_t_says():
+    summary = utils.summarise({1: 0.97, 2: 0.99, 3: 0.98})
+    # Worked out by hand: deviation 0.01, t of two degrees of freedom 4.3027.
+    assert summary["mean"] == pytest.approx(0.98) and summary["standard_deviation"] == pytest.approx(0.01)
+    assert summary["mean_interval"] == pytest.approx([0.98 - 4.3027 * 0.01 / 3**0.5, 1.0], abs=1e-4)
+    assert summary["lowest"] == 0.97 and summary["highest"] == 0.99
+    assert "mean_interval" not in utils.summarise({1: 0.9})
+
+
 def test_metrics_json_holds_what_a_reader_needs(tmp_path, write_h5, results):
     train, test = write_h5(tmp_path / "train_signs.h5"), write_h5(tmp_path / "test_signs.h5", "test")
     arguments = argparse.Namespace(seed=1, epochs=2, batch_size=32, learning_rate=0.1, dry_run=False)

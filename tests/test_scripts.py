@@ -37,7 +37,8 @@ def dry_runs(tmp_path_factory):
 def test_dry_run_goes_the_whole_path(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
-    assert {path.name for path in folder.iterdir()} == FIGURES | {"model.keras", "history.csv", "metrics.json", "report.html"}
+    files = {"model.keras", "history.csv", "metrics.json", "report.html"}
+    assert {path.name for path in folder.iterdir()} == FIGURES | files
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["script"] == script and metrics["data"] == source and metrics["dry_run"] is True
@@ -82,6 +83,19 @@ def test_rendered_hands_are_added_to_photographs_and_said(dry_runs, tmp_path):
     without = run_script("signs_functional", "--dry-run", "--no-rendered", "--data-dir", REAL["signs"],
                          "--output-dir", tmp_path)
     assert without.returncode == 0 and "SYNTHETIC" not in without.stdout
+
+
+def test_several_seeds_are_several_single_runs(dry_runs, tmp_path):
+    process = run_script("signs_functional", "--dry-run", "--data", "synthetic", "--seeds", 2, "--output-dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert first_losses(tmp_path / "seed_1") == pytest.approx(
+        first_losses(dry_runs("signs_functional", "synthetic")[0]), rel=1e-4)
+    summary = json.loads((tmp_path / "seeds.json").read_text())
+    single = {seed: json.loads((tmp_path / f"seed_{seed}" / "metrics.json").read_text()) for seed in "12"}
+    assert {seed: metrics["seed"] for seed, metrics in single.items()} == {"1": 1, "2": 2}
+    assert summary["test_accuracy"] == {seed: metrics["test_accuracy"] for seed, metrics in single.items()}
+    assert re.search(r"^Mean \d+\.\d+%, standard deviation .*, 95 % interval of the mean ", process.stdout,
+                     re.MULTILINE)
 
 
 def first_losses(folder):
