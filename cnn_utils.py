@@ -28,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 import zipfile
 from typing import NamedTuple
 
@@ -42,6 +43,9 @@ OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learni
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)
+
+# Exit code of a run that Ctrl-C ended: 128 and the number of the signal, as shells have it.
+INTERRUPTED = 130
 
 # Below this probability an answer is "not sure": of such answers, more than three in ten would be wrong.
 SURE = 0.7
@@ -136,6 +140,8 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
                                f"(default: {'yes' if mixed_precision else 'no'}, on this machine)")
     training.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N",
                           help="repeat the whole run with N seeds, from --seed on; print mean, spread and interval")
+    training.add_argument("--deterministic", action="store_true",
+                          help="the same result to the last bit, on the same machine; slower")
     training.add_argument("--dry-run", action="store_true",
                           help="the whole path on a few pictures, one epoch: does it work here?")
     output = parser.add_argument_group("output")
@@ -157,16 +163,70 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
                             help="look at ten views of each picture and average the answers")
     prediction.add_argument("--explain", action="store_true",
                             help="save which parts of each picture spoke for the answer (Grad-CAM)")
+    parser.add_argument("--debug", action="store_true", help="show where in the code an error came up")
     return parser
 
 
 def run(main):
-    """Call `main()` and leave with its exit code; an `InputError` becomes one line and code 2."""
+    """Call `main()` and leave with its exit code; what the user can mend becomes one line and code 2.
+
+    That is an `InputError`, and a step of the training that does not fit into
+    memory. With --debug, the traceback is shown as well.
+    """
     try:
         sys.exit(main())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing was saved", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, InputError):
+            message = str(error)
+        elif isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+            message = (f"The memory does not suffice: expected room for a step of the training; try --batch-size 8, or "
+                       f"half of what it was. Received: {(str(error).splitlines() or ['no more memory'])[0][:200]}")
+        else:
+            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def unfinished(path):
+    """Give a path to write to; what was written gets its name when it is complete, and not before.
+
+    A full disk or an interruption then leaves the file of before as it was.
+
+    Args:
+        path: the file, or folder, that is to appear.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    # The ending stays last, for many writers look at it; the number tells two runs apart.
+    aside = path.with_name(f"unfinished_{os.getpid()}_{path.name}")
+    try:
+        yield aside
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be saved: expected a folder that can be written to, and room in it; choose "
+                         f"another with --output-dir. Received: {error.strerror or error}") from None
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+def write_json(value, path):
+    """Save a dict as JSON, readable."""
+    with unfinished(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"Saved {path}")
 
 
 def run_seeds(arguments):
@@ -198,9 +258,7 @@ def run_seeds(arguments):
         f"{summary['mean_interval'][0]:.2%} to {summary['mean_interval'][1]:.2%}")
     print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
     print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
-    path = arguments.output_dir / "seeds.json"
-    path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"Saved {path}")
+    write_json(summary, arguments.output_dir / "seeds.json")
     return 0
 
 
@@ -258,7 +316,7 @@ def computes_bfloat16():
         return False
 
 
-def start_tensorflow(seed, mixed_precision=False):
+def start_tensorflow(seed, mixed_precision=False, deterministic=False):
     """Import TensorFlow quietly, fix every random generator, print the device in one line.
 
     Args:
@@ -266,6 +324,7 @@ def start_tensorflow(seed, mixed_precision=False):
         mixed_precision: bool; layers made from now on compute in bfloat16 and keep their
             weights in float32 (Micikevicius et al., "Mixed Precision Training", 2018;
             bfloat16 has the range of float32, so that no loss need be scaled).
+        deterministic: bool; every sum is made in the same order each time.
 
     Returns:
         str, the device in words.
@@ -274,6 +333,8 @@ def start_tensorflow(seed, mixed_precision=False):
         import tensorflow as tf
         gpus = tf.config.list_physical_devices("GPU")
     tf.keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
     if gpus:
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
@@ -737,6 +798,32 @@ def log_figures(output_dir, names=("examples.png", "confusion_matrix.png")):
     print(f"Saved {folder}; look at it with `tensorboard --logdir {folder}`")
 
 
+def fit(model, batches, **options):
+    """Train as `model.fit` does, but let Ctrl-C end the training, not the run.
+
+    Args:
+        model: compiled Keras model.
+        batches, options: see `model.fit`.
+
+    Returns:
+        dict of lists, the history of the epochs that were finished, and bool,
+        whether the training was interrupted.
+
+    Raises:
+        KeyboardInterrupt: before the first epoch was finished.
+    """
+    try:
+        return model.fit(batches, **options).history, False
+    except KeyboardInterrupt:
+        history = model.history.history
+        if not history.get("val_loss"):
+            raise
+        # What Keras does at the end of `fit`: running averages of the weights, if there are any, take their place.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        print(f"\nInterrupted after {len(history['val_loss'])} epochs: what was learnt until now is saved")
+        return history, True
+
+
 def save_model(model, path, notes, familiar):
     """Save the model with what it needs to answer for pictures of one's own.
 
@@ -751,13 +838,12 @@ def save_model(model, path, notes, familiar):
             the training pictures nearly all pictures of the same kind are.
         familiar: float16 array (t, n) from `trust.familiar_features`.
     """
-    unfinished = path.with_name("unfinished.keras")
-    model.save(unfinished)
-    with zipfile.ZipFile(unfinished, "a") as archive:
-        archive.writestr("notes.json", json.dumps(notes, indent=2))
-        with archive.open("familiar.npy", "w") as file:
-            np.save(file, familiar, allow_pickle=False)
-    os.replace(unfinished, path)
+    with unfinished(path) as aside:
+        model.save(aside)
+        with zipfile.ZipFile(aside, "a") as archive:
+            archive.writestr("notes.json", json.dumps(notes, indent=2))
+            with archive.open("familiar.npy", "w") as file:
+                np.save(file, familiar, allow_pickle=False)
     print(f"Saved {path}")
 
 
@@ -831,7 +917,7 @@ def run_settings(script, files, arguments):
     """Return what tells one training run from another, as a JSON-serialisable dict."""
     options = {key: value for key, value in vars(arguments).items()
                if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
-                              "predict", "export", "crop", "tta", "explain"}}
+                              "predict", "export", "crop", "tta", "explain", "debug"}}
     return {"script": script, "data": files.kind,
             "data_files": {path.name: sha256(path) for path in dict.fromkeys((files.train, files.test))}, **options}
 
@@ -847,7 +933,8 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_metrics(output_dir, settings, model, results, *, names, examples, train_seconds, device, calibration):
+def save_metrics(output_dir, settings, model, results, *, names, examples, train_seconds, device, calibration,
+                 interrupted=False):
     """Write `metrics.json`: what was run on what, and what came out.
 
     Args:
@@ -860,6 +947,7 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
         train_seconds: float, wall time of the training.
         device: str.
         calibration: dict from `trust.plot_reliability`.
+        interrupted: bool, whether Ctrl-C ended the training.
     """
     import keras
     import tensorflow as tf
@@ -874,13 +962,11 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
                     for name, p, r, count in zip(names, results["precision"], results["recall"],
                                                  results["confusion"].sum(axis=1))],
         "confusion_matrix": results["confusion"].tolist(),
-        "train_seconds": round(train_seconds, 2), "device": device,
+        "interrupted": interrupted, "train_seconds": round(train_seconds, 2), "device": device,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__,
                      "keras": keras.__version__, "numpy": np.__version__},
     }
-    path = pathlib.Path(output_dir) / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"Saved {path}")
+    write_json(metrics, pathlib.Path(output_dir) / "metrics.json")
 
 
 def none_if_nan(value):
@@ -918,7 +1004,8 @@ def save_figure(figure, title, path, kind):
     if kind == "synthetic":
         title += "  |  SYNTHETIC data"
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK)
-    figure.savefig(path)
+    with unfinished(path) as aside:
+        figure.savefig(aside)
     print(f"Saved {path}")
 
 

@@ -8,9 +8,6 @@ as float32, (batch, 64, 64, 3), red, green, blue; calibration and all are inside
 
 import contextlib
 import io
-import os
-import pathlib
-import shutil
 import warnings
 
 import numpy as np
@@ -105,29 +102,16 @@ def export_model(model, formats, output_dir):
     differences = {}
     for name in formats:
         path = output_dir / FORMATS[name][0]
-        # The ending stays last: the converters look at it.
-        unfinished = path.with_name("unfinished_" + path.name)
-        remove(unfinished)
-        with silence():
-            model.export(unfinished, format="tf_saved_model" if name == "saved_model" else name, verbose=False)
-            answer = LOADERS[name](unfinished)
-            found = np.concatenate([answer(pictures[:1]), answer(pictures[1:])])
-        difference = float(np.abs(found - expected).max())
-        if not difference <= TOLERANCE:
-            remove(unfinished)
-            raise utils.InputError(f"--export {name}: the exported network must answer like the original, to "
-                                   f"{TOLERANCE:g}. Received: a difference of {difference:.2g}")
-        remove(path)
-        os.replace(unfinished, path)
+        with utils.unfinished(path) as aside:
+            with silence():
+                model.export(aside, format="tf_saved_model" if name == "saved_model" else name, verbose=False)
+                answer = LOADERS[name](aside)
+                found = np.concatenate([answer(pictures[:1]), answer(pictures[1:])])
+            difference = float(np.abs(found - expected).max())
+            if not difference <= TOLERANCE:
+                raise utils.InputError(f"--export {name}: the exported network must answer like the original, to "
+                                       f"{TOLERANCE:g}. Received: a difference of {difference:.2g}")
         print(f"Saved {path}: answers like the original, largest difference {difference:.1e} on {len(pictures)} "
               f"pictures; it takes float32 (batch, {', '.join(map(str, size))}), RGB 0-255")
         differences[name] = difference
     return differences
-
-
-def remove(path):
-    """Remove a file or a folder if it is there."""
-    if pathlib.Path(path).is_dir():
-        shutil.rmtree(path)
-    else:
-        pathlib.Path(path).unlink(missing_ok=True)

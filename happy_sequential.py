@@ -68,7 +68,7 @@ def main():
     if arguments.seeds > 1:
         return utils.run_seeds(arguments)
     training = not (arguments.predict or arguments.export)
-    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training, arguments.deterministic)
     import keras
 
     import trust
@@ -122,9 +122,9 @@ def main():
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
     utils.make_variables(model, train_y)
-    history = model.fit(batches, shuffle=False, epochs=arguments.epochs,
-                        validation_data=utils.plain_batches(validation_x, validation_y, 64),
-                        callbacks=utils.training_callbacks(output, arguments.tensorboard)).history
+    history, interrupted = utils.fit(model, batches, shuffle=False, epochs=arguments.epochs,
+                                     validation_data=utils.plain_batches(validation_x, validation_y, 64),
+                                     callbacks=utils.training_callbacks(output, arguments.tensorboard))
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
@@ -143,14 +143,14 @@ def main():
     utils.plot_mistakes(test_x, results, names, output / "mistakes.png", files.kind)
     calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
-                       calibration=calibration,
+                       calibration=calibration, interrupted=interrupted,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
     write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         utils.log_figures(output)
     if arguments.show:
         utils.show_figures()
-    return 0
+    return utils.INTERRUPTED if interrupted else 0
 
 
 def use(arguments):

@@ -11,7 +11,6 @@ import base64
 import csv
 import html
 import io
-import os
 import pathlib
 
 import numpy as np
@@ -292,9 +291,8 @@ def write_report(output_dir, model, results, train_x, test_x, command):
             'style-src \'unsafe-inline\'">\n'
             f"<title>{text(name)}: {metrics['test_accuracy']:.1%}</title>\n<style>{STYLE}</style></head>\n"
             "<body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n")
-    unfinished = output_dir / "report.html.part"
-    unfinished.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    os.replace(unfinished, output_dir / "report.html")
+    with utils.unfinished(output_dir / "report.html") as aside:
+        aside.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     print(f"Saved {output_dir / 'report.html'}")
     return {"test_twins": int(twins.sum()), "accuracy_of_twins": float(right[twins].mean()) if twins.any() else None,
             "accuracy_without_twins": float(right[~twins].mean()) if not twins.all() else None}

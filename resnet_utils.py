@@ -9,14 +9,10 @@ padding before the stem's pooling, as the course describes it.
 
 Every layer with weights, but for the last, has its name from `keras.applications.ResNet50`
 (`conv3_block1_0_conv` is the shortcut of the first block of stage 3), so that
-weights can be carried over by name: `load_weights` does. `fuse_updates` shortens
-what Adam has to do for 214 weights in every step.
+weights can be carried over by name. `fuse_updates` shortens what Adam has to do
+for 214 weights in every step.
 """
 
-import pathlib
-import warnings
-
-import numpy as np
 from keras import Model, layers, optimizers
 
 # Batch normalisation adds this to the variance before it divides. The value is
@@ -159,113 +155,6 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
     # float32 in mixed precision, too: in 16 bits the probabilities would be rounded to two or three digits.
     outputs = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
     return Model(inputs, outputs, name="ResNet50")
-
-
-# Where Keras fetches its ImageNet weights, without their last layer.
-IMAGENET_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-IMAGENET_ADDRESS = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{IMAGENET_FILE}"
-# What Keras's ImageNet weights expect to be taken from blue, green and red, 0-255: the means of ImageNet's pictures.
-IMAGENET_MEANS = np.array([103.939, 116.779, 123.68], np.float32)
-
-
-def load_weights(model, source):
-    """Give the network trained weights.
-
-    Args:
-        model: `keras.Model` from `ResNet50`; it is changed. Its last layer keeps
-            its own weights where the source has another number of classes.
-        source: "imagenet": those of `keras.applications.ResNet50`, which Keras
-            fetches once, checks and keeps in ~/.keras/models; or a file: `.keras`
-            or `.weights.h5` of this network, or the `.h5` file of Keras's.
-
-    Raises:
-        cnn_utils.InputError: the weights cannot be fetched, or the file is
-            missing, damaged, or of another network.
-    """
-    import keras
-
-    from cnn_utils import InputError, what_it_is
-
-    if source == "imagenet":
-        try:
-            trained = keras.applications.ResNet50(weights="imagenet", include_top=False, input_shape=(224, 224, 3))
-        except Exception as error:      # get_file raises a bare Exception for a failed download
-            raise InputError(
-                f"The ImageNet weights cannot be fetched from here. Get {IMAGENET_ADDRESS} on another machine and put "
-                f"the file into {pathlib.Path.home() / '.keras' / 'models'}, or name it: --weights FILE. "
-                f"Received: {str(error)[:200]}") from None
-        carry_over(trained, model, imagenet=True)
-        return
-    path = pathlib.Path(source)
-    expected = f"{path}: expected weights of this network, .keras or .weights.h5, or Keras's own {IMAGENET_FILE}"
-    if not path.is_file():
-        raise InputError(f"{expected}. Received: {'a folder' if path.is_dir() else 'no such file'}")
-    try:
-        if path.name.endswith(".weights.h5"):
-            trained, imagenet = keras.models.clone_model(model), False
-            trained.layers[-1].set_weights(model.layers[-1].get_weights())
-            first = [layer.get_weights() for layer in trained.layers[:-1]]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")     # a last layer of other classes is left out: so it should be
-                trained.load_weights(path, skip_mismatch=True)
-            # Of another network, Keras would skip every layer and say nothing.
-            kept = [layer.name for layer, before in zip(trained.layers, first) if "_conv" in layer.name
-                    and before and np.array_equal(before[0], layer.get_weights()[0])]
-            if kept:
-                raise ValueError(f"no weights that fit the layer {kept[0]}")
-        elif path.suffix == ".keras":
-            # Keras's safe mode, its default, runs no code from the file.
-            trained, imagenet = keras.models.load_model(path, compile=False), False
-        else:
-            trained, imagenet = keras.applications.ResNet50(weights=None, include_top=False), True
-            trained.load_weights(path, by_name=True) if has_head(path) else trained.load_weights(path)
-        carry_over(trained, model, imagenet)
-    except Exception as error:      # Keras raises many kinds, from zip errors to missing layers
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{expected}. Received: {what_it_is(path, error)}; {reason}") from None
-
-
-def has_head(path):
-    """Say whether one of Keras's `.h5` files holds the last layer, 1,000 classes of ImageNet, too."""
-    import h5py
-
-    with h5py.File(path) as file:
-        names = file.attrs["layer_names"] if "layer_names" in file.attrs else file["model_weights"].attrs["layer_names"]
-        return any(name in (b"predictions", b"fc1000", "predictions", "fc1000") for name in names)
-
-
-def carry_over(trained, model, imagenet):
-    """Copy weights layer by layer, by name; nothing is changed unless all of them fit.
-
-    Args:
-        trained: Keras model with the weights.
-        model: `keras.Model` from `ResNet50`; it is changed.
-        imagenet: bool, the weights expect pixels 0-255 in the order blue, green, red,
-            less their means, where this network normalises to -1...1. The first
-            convolution takes that over: its kernels are turned round and scaled, its
-            bias is shifted. Only at the picture's edge there is a difference: the
-            frame of zeros around it means grey here and the mean colour there.
-
-    Raises:
-        ValueError: a layer is missing or of another size.
-    """
-    carried = {}
-    given = {layer.name: layer.get_weights() for layer in trained.layers}
-    for layer in model.layers:
-        own = layer.get_weights()
-        new = given.get(layer.name, [])
-        fits = [weights.shape for weights in new] == [weights.shape for weights in own]
-        if fits:
-            carried[layer] = new
-        elif layer is not model.layers[-1]:
-            raise ValueError(f"its layer {layer.name} has weights of the shapes "
-                             f"{[weights.shape for weights in new]}, not {[weights.shape for weights in own]}")
-    if imagenet:
-        kernel, bias = carried[model.get_layer("conv1_conv")]
-        shift = np.sum(kernel * (127.5 - IMAGENET_MEANS)[:, None], axis=(0, 1, 2))
-        carried[model.get_layer("conv1_conv")] = [127.5 * kernel[:, :, ::-1], bias + shift]
-    for layer, weights in carried.items():
-        layer.set_weights(weights)
 
 
 def fuse_updates(optimizer):

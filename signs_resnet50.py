@@ -4,14 +4,17 @@
     python signs_resnet50.py --data-dir FOLDER              the same on the .h5 files in FOLDER
     python signs_resnet50.py --predict hand.jpg             ask the trained model
     python signs_resnet50.py --identity-blocks 2 3 5 3      one more block in stage 5: 53 layers
+    python signs_resnet50.py --weights imagenet             start from weights that know photographs
+    python signs_resnet50.py --weights FILE                 start from a model of your own
     python signs_resnet50.py --dry-run                      does it work here?
 
 Data: SIGNS, 1,080 photographs to train on and 120 to test on, 64x64 RGB, six
 classes; without its files, rendered SYNTHETIC pictures. The blocks and the
-network are in resnet_utils.py.
+network are in resnet_utils.py, what --weights does is in pretrained.py.
 """
 
-import math
+import argparse
+import pathlib
 import sys
 import time
 
@@ -30,27 +33,43 @@ def augment(pictures, seed):
     return augmentation.relight(pictures, seed, colour=0.05, tone=0.2, contrast=0.1, brightness=0.05)
 
 
+def weights_source(text):
+    """argparse type: "random", "imagenet", or the path of a file that exists."""
+    if text in ("random", "imagenet"):
+        return text
+    path = pathlib.Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"expected random, imagenet or a file that exists. Received: {text!r}, "
+                                         f"{'which is no file' if path.exists() else 'where there is nothing'}")
+    return path
+
+
 def main():
     parser = utils.command_line(__doc__, "signs_resnet50", epochs=30, batch_size=32, learning_rate=1e-3,
                                 mixed_precision=utils.computes_bfloat16())
     parser.add_argument("--identity-blocks", nargs=4, type=utils.whole_number(0), default=[2, 3, 5, 2], metavar="N",
                         help="identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)")
-    parser.add_argument("--weights", default="random", metavar="{random,imagenet,FILE}",
-                        help="start from random weights, from Keras's ImageNet weights, or from a file of weights of "
-                             "this network (default: random)")
+    parser.add_argument("--weights", type=weights_source, default="random", metavar="WEIGHTS",
+                        help="where the training starts: random (the default), imagenet, which Keras fetches once "
+                             "(94 MB), or a .keras, .weights.h5 or .h5 file. From imagenet or a file, a fifth of the "
+                             "epochs train the last layer only, the others all layers with a tenth of the step size")
     arguments = parser.parse_args()
+    fine_tune = arguments.weights != "random"
+    if fine_tune and arguments.epochs < 2:
+        parser.error("--weights: one epoch for the last layer and one for all layers are the least; expected "
+                     f"--epochs of at least 2. Received: {arguments.epochs}")
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     if arguments.seeds > 1:
         return utils.run_seeds(arguments)
     training = not (arguments.predict or arguments.export)
-    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training)
+    device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training, arguments.deterministic)
     import keras
     import tensorflow as tf
 
     import trust
     from report import write_report
-    from resnet_utils import ResNet50, fuse_updates, load_weights
+    from resnet_utils import ResNet50, fuse_updates
 
     # TensorFlow would rewrite the traced step for seconds before the first batch; its steps would be no faster.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -64,12 +83,17 @@ def main():
     train_x, train_y, test_x, test_y, classes = utils.load_signs_dataset(arguments.data, arguments.data_dir)
     names = utils.class_names(classes, CLASSES)
     if arguments.dry_run:
-        arguments.epochs = 1 if arguments.weights == "random" else 2
+        arguments.epochs = 2 if fine_tune else 1
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("signs_resnet50", files, arguments)
-    if arguments.weights not in ("random", "imagenet"):
-        settings["weights_sha256"] = utils.sha256(arguments.weights)
+    if fine_tune:
+        from pretrained import choose_trained, pretrained_weights
+
+        # Read before an earlier run is moved aside: they may be missing, or not what they should be.
+        weights = pretrained_weights(arguments.weights, len(names), arguments.identity_blocks)
+        if arguments.weights != "imagenet":
+            settings.update(weights=arguments.weights.name, weights_sha256=utils.sha256(arguments.weights))
     output = utils.prepare_output_dir(arguments.output_dir, settings)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
@@ -83,43 +107,41 @@ def main():
 
     # 4. Build the model, print its summary.
     model = ResNet50(classes=len(names), identity_blocks=arguments.identity_blocks)
-    if arguments.weights != "random":
-        load_weights(model, arguments.weights)
     model.summary()
 
     # 5. Compile, and train with mini-batches. The validation split shows how it goes; the test set is not touched.
     batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
     steps = len(batches)
-    plan = [("all layers", arguments.epochs, arguments.learning_rate)]
-    if arguments.weights != "random":
-        # The last layer alone at first: its random answers would send large, wrong corrections through what the
-        # others have learnt elsewhere. Then all layers, in small steps, for they are nearly right.
-        alone = math.ceil(arguments.epochs / 5)
-        plan = [("the last layer", alone, arguments.learning_rate),
-                ("all layers", arguments.epochs - alone, arguments.learning_rate / 10)]
+    phases = [(arguments.epochs, arguments.learning_rate)]
+    if fine_tune:
+        # The last layer first, alone: while it knows nothing, its gradients would only spoil what the others know.
+        # Then all, in smaller steps, for they are near a good place already.
+        model.set_weights(weights)
+        alone = max(1, arguments.epochs // 5)
+        phases = [(alone, arguments.learning_rate), (arguments.epochs - alone, arguments.learning_rate / 10)]
+        print(f"Epochs 1 to {alone} train the last layer only, the others all layers")
     callbacks = utils.training_callbacks(output, arguments.tensorboard)
     history, done = {}, 0
     started = time.perf_counter()
-    for trained, epochs, rate in plan:
-        for layer in model.layers[:-1]:
-            # A batch normalisation that is not trained uses its averages, as in prediction.
-            layer.trainable = trained == "all layers"
+    for epochs, learning_rate in phases:
+        if fine_tune:
+            choose_trained(model, head_only=done == 0)
         # The step size rises over the first tenth of the training, for a deep network's first steps are its
         # roughest, and falls along half a cosine to 0.
         warmup = max(1, epochs * steps // 10)
         schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, epochs * steps - warmup), warmup_steps=warmup,
-                                                          warmup_target=rate)
+                                                          warmup_target=learning_rate)
         model.compile(fuse_updates(keras.optimizers.Adam(schedule)), loss="categorical_crossentropy",
                       metrics=["accuracy"])
         utils.make_variables(model, train_y)
-        if len(plan) > 1:
-            print(f"Training {trained}")
         # One iterator for all epochs: to begin a new one takes seconds here in every epoch.
-        part = model.fit(batches.repeat(epochs), shuffle=False, epochs=done + epochs, initial_epoch=done,
-                         steps_per_epoch=steps, callbacks=callbacks,
-                         validation_data=utils.plain_batches(validation_x, validation_y, 64)).history
+        part, interrupted = utils.fit(model, batches.repeat(epochs), shuffle=False, epochs=done + epochs,
+                                      initial_epoch=done, steps_per_epoch=steps, callbacks=callbacks,
+                                      validation_data=utils.plain_batches(validation_x, validation_y, 64))
         history = {metric: history.get(metric, []) + values for metric, values in part.items()}
         done += epochs
+        if interrupted:
+            break
         # From the second part on, the log goes on where it ended.
         callbacks[0].append = True
     train_seconds = time.perf_counter() - started
@@ -140,14 +162,14 @@ def main():
     utils.plot_mistakes(test_x, results, names, output / "mistakes.png", files.kind)
     calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
-                       calibration=calibration,
+                       calibration=calibration, interrupted=interrupted,
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
     write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         utils.log_figures(output)
     if arguments.show:
         utils.show_figures()
-    return 0
+    return utils.INTERRUPTED if interrupted else 0
 
 
 def use(arguments):

@@ -10,7 +10,6 @@ a packed set is read many times faster than its pictures.
 """
 
 import argparse
-import os
 import pathlib
 
 import h5py
@@ -29,8 +28,7 @@ def pack(parts, names, path):
         names: the class names, stored as the attribute `names` of `list_classes`.
         path: file to write; it appears under its name only when it is complete.
     """
-    unfinished = path.with_name(path.name + ".part")
-    with h5py.File(unfinished, "w") as file:
+    with utils.unfinished(path) as aside, h5py.File(aside, "w") as file:
         for part, (x, y) in parts.items():
             pictures = file.create_dataset(f"{part}_set_x", x.shape, np.uint8)
             for start in range(0, len(x), 256):
@@ -38,7 +36,6 @@ def pack(parts, names, path):
             file[f"{part}_set_y"] = y
         file["list_classes"] = np.arange(len(names))
         file["list_classes"].attrs["names"] = [str(name) for name in names]
-    os.replace(unfinished, path)
     counts = " and ".join(f"{len(x):,} pictures to {part}" for part, (x, _) in parts.items())
     print(f"Saved {path}: {counts}, of {len(names)} classes ({', '.join(map(str, names))})")
 
@@ -52,11 +49,7 @@ def main():
     train_x, train_y, test_x, test_y, names = load_folder(arguments.folder)
     parts = {"train": (train_x, train_y), "test": (test_x, test_y)}
     wanted = [part for part in parts if arguments.output.name.startswith(part + "_")] or list(parts)
-    try:
-        pack({part: parts[part] for part in wanted}, names, arguments.output)
-    except OSError as error:
-        raise utils.InputError(f"{arguments.output} cannot be written: choose another name or folder. "
-                               f"Received: {error.strerror or error}") from None
+    pack({part: parts[part] for part in wanted}, names, arguments.output)
     return 0
 
 

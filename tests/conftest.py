@@ -22,6 +22,14 @@ def run_script(script, *arguments, cwd=None):
                           capture_output=True, text=True, timeout=300)
 
 
+def random_weights(layer, rng):
+    """Random numbers for every weight: fresh batch norms (0, 1, 1, 0) would hide a mistake."""
+    return [rng.uniform(0.5, 1.5, weight.shape) if weight.name in ("gamma", "moving_variance")
+            else rng.normal(0, 0.1, weight.shape) if len(weight.shape) == 1
+            else rng.normal(0, np.sqrt(2 / np.prod(weight.shape[:-1])), weight.shape)      # keeps the signal's size
+            for weight in layer.weights]
+
+
 @pytest.fixture
 def write_h5():
     """Return a function that writes a data set's file and returns its path."""

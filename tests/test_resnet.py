@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import random_weights
 
 from resnet_utils import ResNet50, convolutional_block, fuse_updates, identity_block
 
@@ -27,14 +28,6 @@ def test_the_described_variant_has_53_layers():
     # One more identity block of stage 5: 1x1, 3x3 and 1x1 kernels, biases, and 4 numbers per channel of 3 batch norms.
     more = (2048 * 512 + 512) + (9 * 512 * 512 + 512) + (512 * 2048 + 2048) + 4 * (512 + 512 + 2048)
     assert model.count_params() == 23_600_006 + more
-
-
-def random_weights(layer, rng):
-    """Random numbers for every weight: fresh batch norms (0, 1, 1, 0) would hide a mistake."""
-    return [rng.uniform(0.5, 1.5, weight.shape) if weight.name in ("gamma", "moving_variance")
-            else rng.normal(0, 0.1, weight.shape) if len(weight.shape) == 1
-            else rng.normal(0, np.sqrt(2 / np.prod(weight.shape[:-1])), weight.shape)      # keeps the signal's size
-            for weight in layer.weights]
 
 
 def test_activations_equal_those_of_keras_applications_with_the_same_weights():
