@@ -658,7 +658,7 @@ def print_shapes(title, **arrays):
     print(f"\n{title}")
     for name, array in arrays.items():
         values = f"{array.min():g} to {array.max():g}" if isinstance(array, np.ndarray) else "on disk"
-        print(f"  {name:<14} {str(array.shape):<20} {array.dtype!s:<8} {values}")
+        print(f"  {name:<15} {str(array.shape):<20} {array.dtype!s:<8} {values}")
 
 
 def training_batches(x, y, batch_size, seed, augment, least=0):

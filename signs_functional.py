@@ -108,7 +108,8 @@ def main():
         more_x, more_y = utils.add_rendered(train_x, train_y, "signs", arguments.dry_run)
     more_y, train_y, validation_y, test_y = (utils.one_hot(y, len(names))
                                              for y in (more_y, train_y, validation_y, test_y))
-    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, more_x=more_x, more_y=more_y,
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y,
+                       **({} if more_x is train_x else {"with_rendered_x": more_x, "with_rendered_y": more_y}),
                        validation_x=validation_x, validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build and compile the model, print its summary.

@@ -60,10 +60,12 @@ def fit_temperature(sums, labels):
 
     Dividing all logits by one number changes how sure the answers are, not what
     they are (Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
-    Networks", 2017, section 4.2). Where every answer is right, the most likely
-    probability would be 1, however few the pictures; so one more wrong answer
-    than there was is assumed, spread over all classes (after Platt,
-    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2).
+    Networks", 2017, section 4.2). A hundred pictures, nearly all of them answered
+    rightly, say little, and where all are right the most likely probability
+    would be 1. So half a wrong answer more than there was is assumed, spread over
+    all classes (after Platt, "Probabilistic Outputs for Support Vector Machines",
+    1999, section 2.2), and a temperature is held the less likely, the farther it
+    is from 1: a normal distribution of its logarithm, of standard deviation 0.5.
 
     Args:
         sums: float array (m, k), the logits of pictures that were not trained on.
@@ -76,14 +78,15 @@ def fit_temperature(sums, labels):
     from scipy.special import log_softmax
 
     m, k = sums.shape
-    right = (m + 1 / k) / (m + 1)
+    right = (m + 0.5 / k) / (m + 0.5)
     targets = np.full((m, k), (1 - right) / (k - 1))
     targets[np.arange(m), labels] = right
 
-    def cross_entropy(log_temperature):
-        return -np.mean(np.sum(targets * log_softmax(sums / np.exp(log_temperature), axis=1), axis=1))
+    def unlikely(log_temperature):
+        cross_entropy = -np.sum(targets * log_softmax(sums / np.exp(log_temperature), axis=1))
+        return cross_entropy + 0.5 * (log_temperature / 0.5) ** 2
 
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
+    return float(np.exp(minimize_scalar(unlikely, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
 
 
 def calibrate(model, x, y):

@@ -45,10 +45,12 @@ def test_calibration_makes_the_stated_probabilities_truer():
     assert trust.calibration_error(before, labels) > 0.15 > 0.03 > trust.calibration_error(after, labels)
 
 
-def test_a_few_right_answers_make_nobody_certain():
-    sums = np.tile([[9.0, 0.0, 0.0]], (10, 1))
-    temperature = trust.fit_temperature(sums, np.zeros(10, int))
-    assert 0.85 < trust.softmax(sums[:1] / temperature).max() < 0.97
+def test_a_few_answers_make_nobody_certain_and_nobody_hopeless():
+    sums = np.tile([[6.0, 0.0, 0.0]], (10, 1))
+    all_right = trust.fit_temperature(sums, np.zeros(10, int))
+    assert 0.5 < all_right < 2 and 0.9 < trust.softmax(sums[:1] / all_right).max() < 0.999
+    mostly_wrong = trust.fit_temperature(sums, np.array([0, 1, 2, 1, 2, 1, 2, 1, 2, 1]))
+    assert 2 < mostly_wrong < 5
 
 
 def test_the_calibration_error_is_what_a_hand_count_gives():
