@@ -5,7 +5,8 @@
     data           find_data, load_happy_dataset, load_signs_dataset, class_names
     preparation    split_validation, add_rendered, first_of_each_class, one_hot, training_batches,
                    planned_batches, plain_batches, make_variables, compute_in_float32, print_shapes
-    evaluation     training_callbacks, save_model, evaluate, save_metrics
+    training       fit, save_model
+    evaluation     evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
     prediction     load_trained_model, read_image, predict_images
 
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 import zipfile
 from typing import NamedTuple
 
@@ -43,6 +45,12 @@ OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learni
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)
+
+# Deflate, HDF5's compression, makes no file more than so many times smaller.
+DENSEST = 1032
+
+# All that is needed to go on with a run that was killed.
+BACKUP = "backup.weights.h5"
 
 # Exit code of a run that Ctrl-C ended: 128 and the number of the signal, as shells have it.
 INTERRUPTED = 130
@@ -140,6 +148,8 @@ def command_line(description, script, *, epochs, batch_size, learning_rate, mixe
                                f"(default: {'yes' if mixed_precision else 'no'}, on this machine)")
     training.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N",
                           help="repeat the whole run with N seeds, from --seed on; print mean, spread and interval")
+    training.add_argument("--resume", action="store_true",
+                          help="go on with a run of the same settings that was interrupted or killed")
     training.add_argument("--deterministic", action="store_true",
                           help="the same result to the last bit, on the same machine; slower")
     training.add_argument("--dry-run", action="store_true",
@@ -346,7 +356,7 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=False):
     return device
 
 
-def prepare_output_dir(output_dir, settings=None):
+def prepare_output_dir(output_dir, settings=None, resume=False):
     """Make the output folder; move an earlier run with other settings aside.
 
     A short trial must not destroy a model that took an hour. A run with the
@@ -356,12 +366,14 @@ def prepare_output_dir(output_dir, settings=None):
         output_dir: path of the folder.
         settings: dict, JSON-serialisable, what tells this run from another;
             None: nothing is moved.
+        resume: bool, the run is to go on from the backup in the folder.
 
     Returns:
         `pathlib.Path` of the folder, which exists and can be written to.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be made or written to, or its backup is of
+            a run with other settings.
     """
     output_dir = pathlib.Path(output_dir)
     try:
@@ -380,7 +392,26 @@ def prepare_output_dir(output_dir, settings=None):
             if (output_dir / name).exists():
                 os.replace(output_dir / name, aside / name)
         print(f"Moved an earlier run with other settings to {aside}")
+    if settings and not resume:
+        (output_dir / BACKUP).unlink(missing_ok=True)
+    elif settings:
+        state = read_backup(output_dir / BACKUP)
+        if state is None:
+            print(f"There is nothing to go on with in {output_dir}: starting from the beginning")
+        else:
+            check_same_settings(state["settings"], settings, output_dir)
     return output_dir
+
+
+def check_same_settings(before, now, output_dir):
+    """Raise an InputError that names the difference if a run is to be resumed with other settings."""
+    # Through JSON and back, tuples are lists, as in the backup.
+    now = json.loads(json.dumps(now))
+    differences = [f"{key} {before.get(key)} then, {now.get(key)} now" for key in sorted({*before, *now})
+                   if before.get(key) != now.get(key)]
+    if differences:
+        raise InputError(f"--resume goes on with the run in {output_dir}: give the settings that it was started with, "
+                         f"or leave --resume out to begin anew. Received: {'; '.join(differences)}")
 
 
 def read_json(path):
@@ -540,28 +571,22 @@ def load_h5(path, part):
     except OSError as error:
         raise InputError(f"{path} must be an HDF5 file with the keys {', '.join(keys)}. Delete it and get it "
                          f"again (python -m datasets.download). Received: {what_it_is(path, error)}") from None
-    with file:
-        for key in keys:
-            if not isinstance(file.get(key), h5py.Dataset):
-                raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. "
-                                 f"Received: {', '.join(file) or 'an empty file'}")
-        shape, kind = file[keys[0]].shape, file[keys[0]].dtype
-        # Before a single pixel is read: a damaged header may declare more than fits into memory.
-        if len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind != np.uint8:
-            raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
-                             f"Received: {kind} {shape}")
-        try:
+    try:
+        with file:
+            check_headers(file, keys, path)
             x, y, classes = (file[key][()] for key in keys)
             names = file["list_classes"].attrs.get("names")
-        except (OSError, MemoryError) as error:
-            raise InputError(f"{path} cannot be read to its end. Delete it and get it again (python -m "
-                             f"datasets.download). Received: {what_it_is(path, error)}") from None
+    except InputError:
+        raise
+    except Exception as error:      # h5py raises nearly every kind for one damaged byte or another
+        raise InputError(f"{path} cannot be read to its end. Delete it and get it again (python -m "
+                         f"datasets.download). Received: {what_it_is(path, error)}") from None
     if y.size != len(x) or y.shape not in {(len(x),), (1, len(x)), (len(x), 1)}:
         raise InputError(f"{keys[1]} in {path} must hold one label for each of the {len(x)} pictures, as (m,), "
                          f"(1, m) or (m, 1). Received: {y.shape}")
     try:
         classes = np.ravel(classes).astype(np.int64)    # b"3" and 3 alike become 3
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         raise InputError(f"list_classes in {path} must hold whole numbers. "
                          f"Received: {np.ravel(classes).tolist()}") from None
     y = np.ravel(y)
@@ -571,6 +596,29 @@ def load_h5(path, part):
     if names is not None and len(names) == len(classes):
         classes = np.array([str(name) for name in names])
     return x, y.astype(np.int64), classes
+
+
+def check_headers(file, keys, path):
+    """Raise an InputError unless an open HDF5 file declares what it should; no array is read for that.
+
+    A damaged header may declare more than fits into memory: more than the file
+    can hold is refused.
+    """
+    import h5py
+
+    for key in keys:
+        if not isinstance(file.get(key), h5py.Dataset):
+            raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. "
+                             f"Received: {', '.join(file) or 'an empty file'}")
+    shape, kind = file[keys[0]].shape, file[keys[0]].dtype
+    if shape is None or len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind != np.uint8:
+        raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
+                         f"Received: {kind} {shape}")
+    declared = sum(file[key].size * file[key].dtype.itemsize for key in keys)
+    if declared > DENSEST * os.path.getsize(path):
+        raise InputError(f"{path} must hold as many pictures as it declares. Delete it and get it again (python -m "
+                         f"datasets.download). Received: {shape[0]:,} pictures declared in a file of "
+                         f"{os.path.getsize(path):,} bytes")
 
 
 def class_names(classes, usual):
@@ -765,24 +813,98 @@ def compute_in_float32(model):
 
 # ------------------------------------------------------ training and evaluation
 
-def training_callbacks(output_dir, tensorboard=False):
-    """Return the callbacks that log every epoch: into `history.csv` and, if wanted, for TensorBoard."""
+def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, validation_data, begin=0, resume=False,
+        tensorboard=False):
+    """Train as `model.fit` does, with all that is saved on the way.
+
+    Every epoch goes into `history.csv`, and a backup of all weights, the
+    optimizer's and the generators' included, is made, so that a run that was
+    killed can go on. Ctrl-C ends the training, not the run.
+
+    Args:
+        model: compiled Keras model.
+        batches: `tf.data.Dataset` of all batches of the epochs from `begin` on.
+        output_dir: folder.
+        settings: dict from `run_settings`, kept with the backup.
+        epochs: int, the last epoch's number, counted from 1.
+        steps_per_epoch, validation_data: see `model.fit`.
+        begin: int, epochs that an earlier call has trained.
+        resume: bool, go on from the backup, if there is one.
+        tensorboard: bool, log for TensorBoard, too.
+
+    Returns:
+        dict of lists, the history from the first epoch on, and bool, whether
+        the training was interrupted.
+
+    Raises:
+        KeyboardInterrupt: before the first epoch was finished.
+        InputError: TensorBoard is missing, or a backup cannot be written.
+    """
     import keras
 
-    callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv")]
+    backup = output_dir / BACKUP
+    state = read_backup(backup) if resume or begin else None
+    history, log = (state["history"], state["log"]) if state else ({}, "")
+    done = len(history.get("loss", []))
+    if done >= epochs:
+        return history, False       # an earlier part of the training, which was finished before the run was killed
+    if state and resume:
+        with warnings.catch_warnings():
+            # After the end of an earlier part, the backup's optimizer is another one: then only the weights are taken.
+            warnings.simplefilter("ignore")
+            model.load_weights(backup)
+        print(f"Going on after epoch {done} of {epochs}")
+    (output_dir / "history.csv").write_text(log, encoding="utf-8")
+    callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv", append=done > 0),
+                 back_up(backup, settings, history)]
     if tensorboard:
         require("tensorboard", "--tensorboard", "tensorboard>=2.20,<2.22")
-        # An earlier run's log would be drawn as a second curve over this one's.
-        shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
+        if not done:
+            # An earlier run's log would be drawn as a second curve over this one's.
+            shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
         callbacks.append(keras.callbacks.TensorBoard(output_dir / "tensorboard", write_graph=False))
-    return callbacks
+    try:
+        # What the epochs of before have seen is passed over: the order and the augmentation go on as they would have.
+        model.fit(batches.skip((done - begin) * steps_per_epoch) if done > begin else batches, shuffle=False,
+                  epochs=epochs, initial_epoch=done, steps_per_epoch=steps_per_epoch,
+                  validation_data=validation_data, callbacks=callbacks)
+    except KeyboardInterrupt:
+        if not history:
+            raise
+        # What Keras does at the end of `fit`: running averages of the weights, if there are any, take their place.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        print(f"\nInterrupted after {len(history['loss'])} epochs: what was learnt until now is saved, and --resume "
+              "goes on from there")
+        return history, True
+    return history, False
 
 
-def require(module, purpose, package):
-    """Raise an InputError that names the pip command if an optional package is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f'{purpose} needs the package {module}: pip install "{package}". '
-                         f"Received: an environment without it")
+def back_up(path, settings, history):
+    """Return a Keras callback that adds each epoch to the history and saves all that is needed to go on after it."""
+    import h5py
+    import keras
+
+    class BackUp(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for metric, value in logs.items():
+                history.setdefault(metric, []).append(float(value))
+            log = path.with_name("history.csv").read_text(encoding="utf-8")
+            with unfinished(path) as aside:
+                self.model.save_weights(aside)
+                with h5py.File(aside, "a") as file:
+                    file["state"] = json.dumps({"settings": settings, "history": history, "log": log})
+    return BackUp()
+
+
+def read_backup(path):
+    """Return what `back_up` saved beside the weights, a dict, or None if there is no backup that can be read."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(file["state"][()])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def log_figures(output_dir, names=("examples.png", "confusion_matrix.png")):
@@ -798,30 +920,11 @@ def log_figures(output_dir, names=("examples.png", "confusion_matrix.png")):
     print(f"Saved {folder}; look at it with `tensorboard --logdir {folder}`")
 
 
-def fit(model, batches, **options):
-    """Train as `model.fit` does, but let Ctrl-C end the training, not the run.
-
-    Args:
-        model: compiled Keras model.
-        batches, options: see `model.fit`.
-
-    Returns:
-        dict of lists, the history of the epochs that were finished, and bool,
-        whether the training was interrupted.
-
-    Raises:
-        KeyboardInterrupt: before the first epoch was finished.
-    """
-    try:
-        return model.fit(batches, **options).history, False
-    except KeyboardInterrupt:
-        history = model.history.history
-        if not history.get("val_loss"):
-            raise
-        # What Keras does at the end of `fit`: running averages of the weights, if there are any, take their place.
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        print(f"\nInterrupted after {len(history['val_loss'])} epochs: what was learnt until now is saved")
-        return history, True
+def require(module, purpose, package):
+    """Raise an InputError that names the pip command if an optional package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f'{purpose} needs the package {module}: pip install "{package}". '
+                         f"Received: an environment without it")
 
 
 def save_model(model, path, notes, familiar):
@@ -917,7 +1020,8 @@ def run_settings(script, files, arguments):
     """Return what tells one training run from another, as a JSON-serialisable dict."""
     options = {key: value for key, value in vars(arguments).items()
                if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
-                              "predict", "export", "crop", "tta", "explain", "debug"}}
+                              "predict", "export", "crop", "tta", "explain", "debug",
+                              "resume"}}
     return {"script": script, "data": files.kind,
             "data_files": {path.name: sha256(path) for path in dict.fromkeys((files.train, files.test))}, **options}
 
@@ -967,6 +1071,8 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
                      "keras": keras.__version__, "numpy": np.__version__},
     }
     write_json(metrics, pathlib.Path(output_dir) / "metrics.json")
+    if not interrupted:
+        (pathlib.Path(output_dir) / BACKUP).unlink(missing_ok=True)
 
 
 def none_if_nan(value):
@@ -1194,7 +1300,10 @@ def read_image(path, size, crop="center"):
     try:
         with Image.open(path) as image:
             image.load()
-            image = to_rgb(ImageOps.exif_transpose(image))
+            # A damaged note of the camera's harms no pixel: the picture is taken as it lies.
+            with contextlib.suppress(Exception):
+                image = ImageOps.exif_transpose(image)
+            image = to_rgb(image)
     except FileNotFoundError:
         raise InputError(f"{path}: {expected}; check the name. Received: no such file") from None
     except UnidentifiedImageError:
@@ -1202,7 +1311,7 @@ def read_image(path, size, crop="center"):
         raise InputError(f"{path}: {expected}. Received: {kind}") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {expected} of a usual size; scale it down. Received: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:     # Pillow's reports of damaged files
+    except Exception as error:      # Pillow's readers raise nearly every kind for one damaged byte or another
         reason = "a folder" if path.is_dir() else f"a damaged picture ({getattr(error, 'strerror', None) or error})"
         raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
     if crop == "center":

@@ -88,7 +88,7 @@ def main():
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("happy_sequential", files, arguments)
-    output = utils.prepare_output_dir(arguments.output_dir, settings)
+    output = utils.prepare_output_dir(arguments.output_dir, settings, arguments.resume)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
@@ -107,9 +107,11 @@ def main():
     #    From a hundred pictures a network needs as many steps as from five hundred.
     batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment,
                                      least=0 if arguments.dry_run else 540)
+    steps = len(batches)
+    batches = batches.repeat(arguments.epochs)
     model = build_model(len(names))
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
-    schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * len(batches))
+    schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * steps)
     # The running average of the weights is kept, not the last step's: from 540 pictures, single steps are noisy.
     # Keras puts it in when `fit` ends; the progress bar and the curves are those of the weights as they are trained.
     optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
@@ -122,9 +124,10 @@ def main():
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
     utils.make_variables(model, train_y)
-    history, interrupted = utils.fit(model, batches, shuffle=False, epochs=arguments.epochs,
-                                     validation_data=utils.plain_batches(validation_x, validation_y, 64),
-                                     callbacks=utils.training_callbacks(output, arguments.tensorboard))
+    history, interrupted = utils.fit(model, batches, output_dir=output, settings=settings, epochs=arguments.epochs,
+                                     steps_per_epoch=steps, resume=arguments.resume,
+                                     tensorboard=arguments.tensorboard,
+                                     validation_data=utils.plain_batches(validation_x, validation_y, 64))
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")

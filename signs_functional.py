@@ -95,7 +95,7 @@ def main():
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
     settings = utils.run_settings("signs_functional", files, arguments)
-    output = utils.prepare_output_dir(arguments.output_dir, settings)
+    output = utils.prepare_output_dir(arguments.output_dir, settings, arguments.resume)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
@@ -133,9 +133,10 @@ def main():
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
     utils.make_variables(model, train_y)
-    history, interrupted = utils.fit(model, batches, shuffle=False, epochs=arguments.epochs, steps_per_epoch=steps,
-                                     validation_data=utils.plain_batches(validation_x, validation_y, 64),
-                                     callbacks=utils.training_callbacks(output, arguments.tensorboard))
+    history, interrupted = utils.fit(model, batches, output_dir=output, settings=settings, epochs=arguments.epochs,
+                                     steps_per_epoch=steps, resume=arguments.resume,
+                                     tensorboard=arguments.tensorboard,
+                                     validation_data=utils.plain_batches(validation_x, validation_y, 64))
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")

@@ -23,8 +23,15 @@ import cnn_utils as utils
 CLASSES = ("0", "1", "2", "3", "4", "5")
 
 
-def augment(pictures, seed):
-    """What may change in a picture while the hand goes on showing its digit."""
+def change_a_little(pictures, seed):
+    """Change a picture as the photographs of one set differ: mirrored, turned, nearer or farther."""
+    import augmentation
+
+    return augmentation.move(pictures, seed, flip=True, rotation=15, shift=0.08, zoom=0.12)
+
+
+def change_more(pictures, seed):
+    """Change what may change in a picture while the hand goes on showing its digit."""
     import augmentation
 
     # A right hand becomes a left one, nearer or farther, a little aslant.
@@ -94,7 +101,7 @@ def main():
         weights = pretrained_weights(arguments.weights, len(names), arguments.identity_blocks)
         if arguments.weights != "imagenet":
             settings.update(weights=arguments.weights.name, weights_sha256=utils.sha256(arguments.weights))
-    output = utils.prepare_output_dir(arguments.output_dir, settings)
+    output = utils.prepare_output_dir(arguments.output_dir, settings, arguments.resume)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
@@ -110,8 +117,10 @@ def main():
     model.summary()
 
     # 5. Compile, and train with mini-batches. The validation split shows how it goes; the test set is not touched.
-    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment)
-    steps = len(batches)
+    #    The harder pictures first: at the end, with small steps, it is the set's own that must be right.
+    plan = [(2 / 3, train_x, train_y, change_more), (1 / 3, train_x, train_y, change_a_little)]
+    batches = utils.planned_batches(plan, arguments.epochs, arguments.batch_size, arguments.seed)
+    steps = len(batches) // arguments.epochs
     phases = [(arguments.epochs, arguments.learning_rate)]
     if fine_tune:
         # The last layer first, alone: while it knows nothing, its gradients would only spoil what the others know.
@@ -120,8 +129,7 @@ def main():
         alone = max(1, arguments.epochs // 5)
         phases = [(alone, arguments.learning_rate), (arguments.epochs - alone, arguments.learning_rate / 10)]
         print(f"Epochs 1 to {alone} train the last layer only, the others all layers")
-    callbacks = utils.training_callbacks(output, arguments.tensorboard)
-    history, done = {}, 0
+    done = 0
     started = time.perf_counter()
     for epochs, learning_rate in phases:
         if fine_tune:
@@ -135,15 +143,13 @@ def main():
                       metrics=["accuracy"])
         utils.make_variables(model, train_y)
         # One iterator for all epochs: to begin a new one takes seconds here in every epoch.
-        part, interrupted = utils.fit(model, batches.repeat(epochs), shuffle=False, epochs=done + epochs,
-                                      initial_epoch=done, steps_per_epoch=steps, callbacks=callbacks,
-                                      validation_data=utils.plain_batches(validation_x, validation_y, 64))
-        history = {metric: history.get(metric, []) + values for metric, values in part.items()}
+        history, interrupted = utils.fit(model, batches.skip(done * steps), output_dir=output, settings=settings,
+                                         begin=done, epochs=done + epochs, steps_per_epoch=steps,
+                                         resume=arguments.resume, tensorboard=arguments.tensorboard,
+                                         validation_data=utils.plain_batches(validation_x, validation_y, 64))
         done += epochs
         if interrupted:
             break
-        # From the second part on, the log goes on where it ended.
-        callbacks[0].append = True
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
     print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")

@@ -173,3 +173,12 @@ def test_first_of_each_class_keeps_every_class():
 
 def test_one_hot():
     assert utils.one_hot(np.array([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_more_pictures_than_the_file_can_hold_are_refused_before_any_is_read(tmp_path):
+    with h5py.File(tmp_path / "train_signs.h5", "w") as file:
+        # Chunks that were never written take no room: 12 GB declared in a file of a few kB.
+        file.create_dataset("train_set_x", (1_000_000, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3))
+        file["train_set_y"], file["list_classes"] = np.arange(6), np.arange(6)
+    with pytest.raises(utils.InputError, match="Received: 1,000,000 pictures declared in a file of"):
+        utils.load_h5(tmp_path / "train_signs.h5", "train")

@@ -144,3 +144,28 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     with pytest.raises(utils.InputError, match="scale it down. Received: "):
         utils.read_image(tmp_path / "bomb.png", 64)
+
+
+def test_a_damaged_exif_note_does_not_keep_a_picture_from_being_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    four_colours().save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    data = (tmp_path / "photo.jpg").read_bytes()
+    begin = data.index(b"Exif\0\0") + 6
+    (tmp_path / "photo.jpg").write_bytes(data[:begin] + b"\xff" * 20 + data[begin + 20:])
+    assert_upright(utils.read_image(tmp_path / "photo.jpg", 64), tolerance=12)
+
+
+@pytest.mark.parametrize("crop, places", [("stretch", list(QUADRANTS)), ((0, 0, 40), ["top left"] * 4),
+                                          ((80, 0, 40), ["top right"] * 4)])
+def test_the_part_to_look_at_can_be_chosen(tmp_path, crop, places):
+    four_colours(160, 80).save(tmp_path / "wide.png")
+    found = corners(utils.read_image(tmp_path / "wide.png", 64, crop))
+    for colour, place in zip(found.values(), places):
+        np.testing.assert_allclose(colour.astype(int), QUADRANTS[place], atol=2)
+
+
+def test_a_crop_outside_the_picture_is_refused(tmp_path):
+    four_colours(160, 80).save(tmp_path / "wide.png")
+    with pytest.raises(utils.InputError, match="within the picture of 160 x 80 pixels. Received: 100,0,70"):
+        utils.read_image(tmp_path / "wide.png", 64, (100, 0, 70))

@@ -31,8 +31,34 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
     with open(tmp_path / "history.csv") as file:
         epochs = len(list(csv.DictReader(file)))
     assert 2 <= epochs < 500 and f"Interrupted after {epochs} epochs" in printed
+    assert (tmp_path / utils.BACKUP).exists()       # --resume may go on
     assert {"model.keras", "learning_curves.png", "confusion_matrix.png", "report.html"} <= set(os.listdir(tmp_path))
     assert keras.models.load_model(tmp_path / "model.keras").count_params() == metrics["parameters"]
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened():
+    from benchmarks.resume import kill_and_resume
+
+    kills, runs, same = kill_and_resume("signs_functional", kills=2, epochs=5, count=10, seed=3)
+    assert kills == 2 and runs >= 1 and same == runs
+
+
+def test_a_backup_of_other_settings_is_not_gone_on_with(tmp_path):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    (tmp_path / "history.csv").write_text("epoch,loss\n0,1.0\n")
+    callback = utils.back_up(tmp_path / utils.BACKUP, {"seed": 1, "blocks": (2, 3)}, {})
+    callback.set_model(model)
+    callback.on_epoch_end(0, {"loss": 1.0})
+    assert utils.read_backup(tmp_path / utils.BACKUP) == {
+        "settings": {"seed": 1, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "log": "epoch,loss\n0,1.0\n"}
+    utils.prepare_output_dir(tmp_path, {"seed": 1, "blocks": (2, 3)}, resume=True)
+    with pytest.raises(utils.InputError, match="goes on with the run in.*Received: seed 1 then, 2 now"):
+        utils.prepare_output_dir(tmp_path, {"seed": 2, "blocks": (2, 3)}, resume=True)
+    (tmp_path / utils.BACKUP).write_bytes((tmp_path / utils.BACKUP).read_bytes()[:500])
+    assert utils.read_backup(tmp_path / utils.BACKUP) is None
+    utils.prepare_output_dir(tmp_path, {"seed": 2, "blocks": (2, 3)})
+    assert not (tmp_path / utils.BACKUP).exists()
 
 
 @pytest.mark.parametrize("folder", [False, True])
