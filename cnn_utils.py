@@ -853,6 +853,8 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
             # After the end of an earlier part, the backup's optimizer is another one: then only the weights are taken.
             warnings.simplefilter("ignore")
             model.load_weights(backup)
+        for generator, value in zip(generators(model), state["generators"]):
+            generator.assign(value)
         print(f"Going on after epoch {done} of {epochs}")
     (output_dir / "history.csv").write_text(log, encoding="utf-8")
     callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv", append=done > 0),
@@ -892,8 +894,15 @@ def back_up(path, settings, history):
             with unfinished(path) as aside:
                 self.model.save_weights(aside)
                 with h5py.File(aside, "a") as file:
-                    file["state"] = json.dumps({"settings": settings, "history": history, "log": log})
+                    file["state"] = json.dumps({
+                        "settings": settings, "history": history, "log": log,
+                        "generators": [generator.numpy().tolist() for generator in generators(self.model)]})
     return BackUp()
+
+
+def generators(model):
+    """Return the states of the random generators, those of the dropouts: Keras saves them with no weights."""
+    return [variable for variable in model.variables if "seed_generator" in variable.path]
 
 
 def read_backup(path):

@@ -51,7 +51,8 @@ def test_a_backup_of_other_settings_is_not_gone_on_with(tmp_path):
     callback.set_model(model)
     callback.on_epoch_end(0, {"loss": 1.0})
     assert utils.read_backup(tmp_path / utils.BACKUP) == {
-        "settings": {"seed": 1, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "log": "epoch,loss\n0,1.0\n"}
+        "settings": {"seed": 1, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "log": "epoch,loss\n0,1.0\n",
+        "generators": []}
     utils.prepare_output_dir(tmp_path, {"seed": 1, "blocks": (2, 3)}, resume=True)
     with pytest.raises(utils.InputError, match="goes on with the run in.*Received: seed 1 then, 2 now"):
         utils.prepare_output_dir(tmp_path, {"seed": 2, "blocks": (2, 3)}, resume=True)
