@@ -251,13 +251,21 @@ def run_seeds(arguments):
     Returns:
         int, exit code: 0, or that of the first run that failed.
     """
+    if arguments.predict or arguments.export:
+        raise InputError("--seeds repeats a training: leave it out to ask or to export one trained model. Received: "
+                         f"--seeds {arguments.seeds} and {'--predict' if arguments.predict else '--export'}")
     accuracies = {}
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         folder = arguments.output_dir / f"seed_{seed}"
         print(f"\nSeed {seed}, {len(accuracies) + 1} of {arguments.seeds}: {folder}", flush=True)
         # Of an option that is given twice, the last counts.
-        code = subprocess.run([sys.executable, *sys.argv, "--seeds", "1", "--seed", str(seed),
-                               "--output-dir", str(folder)]).returncode
+        process = subprocess.Popen([sys.executable, *sys.argv, "--seeds", "1", "--seed", str(seed),
+                                    "--output-dir", str(folder)])
+        while process.returncode is None:
+            # Ctrl-C reaches the run, too, which saves what it has learnt: that is waited for.
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+        code = process.returncode
         if code:
             print(f"error: the run with seed {seed} ended with code {code}", file=sys.stderr)
             return code

@@ -174,6 +174,12 @@ def test_help_needs_no_tensorflow(script):
     assert process.returncode == 0 and "usage: " in process.stdout and "loaded: set()" in process.stdout
 
 
+def test_several_seeds_of_a_prediction_are_refused(tmp_path):
+    process = run_script("signs_functional", "--seeds", 3, "--predict", "me.jpg", "--output-dir", tmp_path)
+    assert process.returncode == 2 and "Received: --seeds 3 and --predict" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
 def test_missing_data_is_one_line_and_code_2(tmp_path):
     process = run_script("signs_functional", "--data", "real", "--data-dir", tmp_path, "--output-dir", tmp_path)
     assert process.returncode == 2
