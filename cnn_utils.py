@@ -1320,7 +1320,13 @@ def read_image(path, size, crop="center"):
             # A damaged note of the camera's harms no pixel: the picture is taken as it lies.
             with contextlib.suppress(Exception):
                 image = ImageOps.exif_transpose(image)
-            image = to_rgb(image)
+            box = square(image.size, crop)
+            if box is None:
+                raise InputError(f"{path}: expected a --crop that lies within the picture of {image.width} x "
+                                 f"{image.height} pixels. Received: {','.join(map(str, crop))}")
+            image = scale(image, box, size)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: {expected}; check the name. Received: no such file") from None
     except UnidentifiedImageError:
@@ -1331,32 +1337,47 @@ def read_image(path, size, crop="center"):
     except Exception as error:      # Pillow's readers raise nearly every kind for one damaged byte or another
         reason = "a folder" if path.is_dir() else f"a damaged picture ({getattr(error, 'strerror', None) or error})"
         raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
-    if crop == "center":
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return np.asarray(image)
+
+
+def square(size, crop):
+    """Return the part of a picture to look at as (left, top, right, bottom), or None if it lies outside.
+
+    Args:
+        size: (width, height) in pixels.
+        crop: see `read_image`.
+    """
+    width, height = size
     if crop == "stretch":
-        return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
-    left, top, side = crop
-    if left + side > image.width or top + side > image.height:
-        raise InputError(f"{path}: expected a --crop that lies within the picture of {image.width} x {image.height} "
-                         f"pixels. Received: {left},{top},{side}")
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+        return 0, 0, width, height
+    if crop == "center":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+    else:
+        left, top, side = crop
+    return (left, top, left + side, top + side) if left + side <= width and top + side <= height else None
 
 
-def to_rgb(image):
-    """Bring a Pillow image of any mode to 8-bit RGB."""
+def scale(image, box, size):
+    """Bring a part of a Pillow image of any mode to `size` x `size` pixels of 8-bit RGB."""
     from PIL import Image
 
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # 16 bits (or more) of grey: Pillow would cut off at 255 instead of scaling.
-        grey = np.nan_to_num(np.asarray(image, np.float64))
+        # 16 bits (or more) of grey: Pillow would cut off at 255 instead of scaling. Made small first: a file of a
+        # few bytes may declare many millions of such pixels.
         # White is 65535, but floating-point pictures may also count to 1 or to 255.
-        white = 65535 if image.mode != "F" else next((top for top in (1, 255) if grey.max() <= top), 65535)
+        white = 65535
+        if image.mode == "F":
+            white = next((top for top in (1, 255) if image.getextrema()[1] <= top), 65535)
+        else:
+            image = image.convert("I").convert("F")
+        grey = np.nan_to_num(np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box)))
         return Image.fromarray(np.clip(grey * (255 / white), 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS, box)
 
 
 def predict_images(model, notes, paths, output_dir, *, crop="center", tta=False, explain=False):
