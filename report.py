@@ -24,10 +24,10 @@ import numpy as np
 SHIFT, CELL = 2, 4
 
 # Pictures nearer than this are twins. Looked at, and measured, on photographs and on rendered pictures:
-# copies as JPEG of quality 30, darker by 30 %, shifted by up to 2 pixels, or JPEG, shift and brightness at once stay below 0.22;
-# of 120 photographs of hands, those below 0.25 show the same hand in the same pose a moment before or after, above it
-# poses begin to differ; different people are no nearer than 0.45 in 750 photographs, different hands and faces no
-# nearer than 0.29 in 1,950 rendered pictures.
+# copies as JPEG of quality 30, darker by 30 %, shifted by up to 2 pixels, or compressed, shifted and brightened at once
+# stay below 0.22; of 120 photographs of hands, those below 0.25 show the same hand in the same pose a moment before or
+# after, above it poses begin to differ; different people are no nearer than 0.45 in 750 photographs, different hands
+# and faces no nearer than 0.29 in 1,950 rendered pictures.
 TWIN = 0.25
 
 # Pictures read at a time: those on disk never lie in memory all at once.
