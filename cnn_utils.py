@@ -854,8 +854,6 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
     state = read_backup(backup) if resume or begin else None
     history, log = (state["history"], state["log"]) if state else ({}, "")
     done = len(history.get("loss", []))
-    if done >= epochs:
-        return history, False       # an earlier part of the training, which was finished before the run was killed
     if state and resume:
         with warnings.catch_warnings():
             # After the end of an earlier part, the backup's optimizer is another one: then only the weights are taken.
@@ -863,6 +861,10 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
             model.load_weights(backup)
         for generator, value in zip(generators(model), state["generators"]):
             generator.assign(value)
+        if done >= epochs:
+            # The run was killed after this part of the training; what Keras does at the end of `fit` may be missing.
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+            return history, False
         print(f"Going on after epoch {done} of {epochs}")
     (output_dir / "history.csv").write_text(log, encoding="utf-8")
     callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv", append=done > 0),

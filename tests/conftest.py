@@ -30,6 +30,16 @@ def random_weights(layer, rng):
             for weight in layer.weights]
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """A script that is run inside the tests sets Keras's policy and opens figures: not for the next test."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].mixed_precision.set_global_policy("float32")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture
 def write_h5():
     """Return a function that writes a data set's file and returns its path."""

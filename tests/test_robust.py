@@ -43,6 +43,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened():
     assert kills == 2 and runs >= 1 and same == runs
 
 
+@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
+def test_a_run_killed_after_its_last_epoch_is_not_trained_again(tmp_path, script):
+    """The backup of the last epoch is there, the model is not: its weights, or their average, must be in the model."""
+    arguments = ["--dry-run", "--deterministic", "--data", "synthetic", "--output-dir"]
+    assert run_script(script, *arguments, tmp_path / "a").returncode == 0
+    code = (f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {[script, *arguments, str(tmp_path / 'b')]}\n"
+            f"import cnn_utils, {script}\n"
+            "cnn_utils.compute_in_float32 = lambda model: os._exit(9)\n"        # what comes right after the training
+            f"{script}.main()")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode == 9
+    assert (tmp_path / "b" / utils.BACKUP).exists() and not (tmp_path / "b" / "model.keras").exists()
+    process = run_script(script, *arguments, tmp_path / "b", "--resume")
+    assert process.returncode == 0 and "Epoch" not in process.stdout, process.stderr
+    assert hash_of_weights(tmp_path / "a") == hash_of_weights(tmp_path / "b")
+
+
 def test_a_backup_of_other_settings_is_not_gone_on_with(tmp_path):
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
