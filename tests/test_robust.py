@@ -48,7 +48,8 @@ def test_a_run_killed_after_its_last_epoch_is_not_trained_again(tmp_path, script
     """The backup of the last epoch is there, the model is not: its weights, or their average, must be in the model."""
     arguments = ["--dry-run", "--deterministic", "--data", "synthetic", "--output-dir"]
     assert run_script(script, *arguments, tmp_path / "a").returncode == 0
-    code = (f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {[script, *arguments, str(tmp_path / 'b')]}\n"
+    argv = [script, *arguments, str(tmp_path / "b")]
+    code = (f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {argv}\n"
             f"import cnn_utils, {script}\n"
             "cnn_utils.compute_in_float32 = lambda model: os._exit(9)\n"        # what comes right after the training
             f"{script}.main()")
