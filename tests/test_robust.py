@@ -43,9 +43,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened():
     assert kills == 2 and runs >= 1 and same == runs
 
 
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
-def test_a_run_killed_after_its_last_epoch_is_not_trained_again(tmp_path, script):
-    """The backup of the last epoch is there, the model is not: its weights, or their average, must be in the model."""
+def test_a_run_killed_after_its_last_epoch_is_not_trained_again(tmp_path):
+    """The backup of the last epoch is there, the model is not: the average of its weights must be in the model."""
+    script = "happy_sequential"
     arguments = ["--dry-run", "--deterministic", "--data", "synthetic", "--output-dir"]
     assert run_script(script, *arguments, tmp_path / "a").returncode == 0
     argv = [script, *arguments, str(tmp_path / "b")]
