@@ -1,15 +1,14 @@
 """What the three scripts share: data in, metrics and pictures out.
 
-    command line   command_line, run, run_seeds
-    start          computes_bfloat16, start_tensorflow, prepare_output_dir
+    command line   command_line, run
+    start          computes_bfloat16, start_tensorflow
     data           find_data, load_happy_dataset, load_signs_dataset, class_names
     preparation    split_validation, add_rendered, first_of_each_class, one_hot, training_batches,
                    planned_batches, plain_batches, make_variables, compute_in_float32, print_shapes
-    training       fit, save_model
     evaluation     evaluate, save_metrics
     figures        plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
-    prediction     load_trained_model, read_image, predict_images
 
+How a training is saved and gone on with is in `runs.py`, what a trained model is asked in `prediction.py`.
 Data flows one way: files -> arrays -> model -> metrics -> figures. The heavy
 libraries are imported by the functions that need them, so that `--help` and a
 mistyped option answer at once.
@@ -17,50 +16,30 @@ mistyped option answer at once.
 
 import argparse
 import contextlib
-import datetime
-import hashlib
-import importlib.util
-import json
 import math
 import os
 import pathlib
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
-import warnings
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
+from runs import INTERRUPTED, InputError, unfinished, write_json
+
 HERE = pathlib.Path(__file__).resolve().parent
 DATASETS = HERE / "datasets"
-
-# Everything a training run writes, listed so that an earlier run can be moved aside whole.
-OUTPUTS = ("model.keras", "history.csv", "metrics.json", "examples.png", "learning_curves.png",
-           "confusion_matrix.png", "mistakes.png", "reliability.png", "report.html", "tensorboard")
 
 # Height, width and channels of every picture in the course's files, and so of what the networks take.
 PICTURE_SHAPE = (64, 64, 3)
 
+# Where NVIDIA's driver under Linux tells of its devices.
+NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
+
 # Deflate, HDF5's compression, makes no file more than so many times smaller.
 DENSEST = 1032
-
-# All that is needed to go on with a run that was killed.
-BACKUP = "backup.weights.h5"
-
-# Exit code of a run that Ctrl-C ended: 128 and the number of the signal, as shells have it.
-INTERRUPTED = 130
-
-# Below this probability an answer is "not sure": of such answers, more than three in ten would be wrong.
-SURE = 0.7
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used: the message says what, why and what to do."""
 
 
 # ---------------------------------------------------------------- command line
@@ -183,10 +162,13 @@ def run(main):
     That is an `InputError`, and a step of the training that does not fit into
     memory. With --debug, the traceback is shown as well.
     """
+    # A terminal, or the file that is printed to, may lack a letter.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nInterrupted: nothing was saved", file=sys.stderr)
+        print("\nInterrupted: there is nothing but what was announced as saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if isinstance(error, InputError):
@@ -198,102 +180,14 @@ def run(main):
             raise
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(2)
 
 
-@contextlib.contextmanager
-def unfinished(path):
-    """Give a path to write to; what was written gets its name when it is complete, and not before.
-
-    A full disk or an interruption then leaves the file of before as it was.
-
-    Args:
-        path: the file, or folder, that is to appear.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    path = pathlib.Path(path)
-    # The ending stays last, for many writers look at it; the number tells two runs apart.
-    aside = path.with_name(f"unfinished_{os.getpid()}_{path.name}")
-    try:
-        yield aside
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be saved: expected a folder that can be written to, and room in it; choose "
-                         f"another with --output-dir. Received: {error.strerror or error}") from None
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
-
-
-def write_json(value, path):
-    """Save a dict as JSON, readable."""
-    with unfinished(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"Saved {path}")
-
-
-def run_seeds(arguments):
-    """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
-
-    Each run is a process of its own, so that its result is that of the single
-    command with that seed.
-
-    Args:
-        arguments: the parsed command line.
-
-    Returns:
-        int, exit code: 0, or that of the first run that failed.
-    """
-    if arguments.predict or arguments.export:
-        raise InputError("--seeds repeats a training: leave it out to ask or to export one trained model. Received: "
-                         f"--seeds {arguments.seeds} and {'--predict' if arguments.predict else '--export'}")
-    accuracies = {}
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        folder = arguments.output_dir / f"seed_{seed}"
-        print(f"\nSeed {seed}, {len(accuracies) + 1} of {arguments.seeds}: {folder}", flush=True)
-        # Of an option that is given twice, the last counts.
-        process = subprocess.Popen([sys.executable, *sys.argv, "--seeds", "1", "--seed", str(seed),
-                                    "--output-dir", str(folder)])
-        while process.returncode is None:
-            # Ctrl-C reaches the run, too, which saves what it has learnt: that is waited for.
-            with contextlib.suppress(KeyboardInterrupt):
-                process.wait()
-        code = process.returncode
-        if code:
-            print(f"error: the run with seed {seed} ended with code {code}", file=sys.stderr)
-            return code
-        accuracies[seed] = read_json(folder / "metrics.json")["test_accuracy"]
-    summary = summarise(accuracies)
-    spread = "" if len(accuracies) == 1 else (
-        f", standard deviation {summary['standard_deviation']:.2%}, 95 % interval of the mean "
-        f"{summary['mean_interval'][0]:.2%} to {summary['mean_interval'][1]:.2%}")
-    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
-    print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
-    write_json(summary, arguments.output_dir / "seeds.json")
-    return 0
-
-
-def summarise(accuracies):
-    """Return mean, spread and the 95 % interval of the mean (Student's t) of accuracies by seed, as a dict."""
-    from scipy import stats
-
-    values = np.array(list(accuracies.values()))
-    summary = {"test_accuracy": {str(seed): value for seed, value in accuracies.items()}, "mean": float(values.mean()),
-               "lowest": float(values.min()), "highest": float(values.max())}
-    if len(values) > 1:
-        deviation = float(values.std(ddof=1))
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-        summary["standard_deviation"] = deviation
-        # No accuracy is below 0 or above 1, whatever Student says.
-        summary["mean_interval"] = [max(0.0, summary["mean"] - half), min(1.0, summary["mean"] + half)]
-    return summary
+def printable(text):
+    """Return the text with escapes for what has no letter: a file's name may hold any byte, a line's end too."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+                   for letter in text)
 
 
 # ----------------------------------------------------------------------- start
@@ -350,6 +244,13 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=False):
     with quiet_start():
         import tensorflow as tf
         gpus = tf.config.list_physical_devices("GPU")
+        broken = gpus and gpu_fault(tf)
+    if broken:
+        print(f"The GPU cannot be used, going on with the CPU. Received: {broken}", file=sys.stderr)
+        sys.stderr.flush()
+        # A device cannot be given up any more once it was used: the same command again, without it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        os.execv(sys.executable, sys.orig_argv)
     tf.keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -361,74 +262,23 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=False):
         device = f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
     device += ", bfloat16 and float32" if mixed_precision else ", float32"
     print(f"Device: {device} (TensorFlow {tf.__version__}, Keras {tf.keras.__version__})")
+    if not gpus and NVIDIA.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        print("There is an NVIDIA GPU that TensorFlow does not find: pip install 'tensorflow[and-cuda]>=2.21,<2.22'")
     return device
 
 
-def prepare_output_dir(output_dir, settings=None, resume=False):
-    """Make the output folder; move an earlier run with other settings aside.
+def gpu_fault(tf):
+    """Return why the first GPU cannot compute a convolution, in one line, or "" if it can.
 
-    A short trial must not destroy a model that took an hour. A run with the
-    same settings is written over: it would give the same files.
-
-    Args:
-        output_dir: path of the folder.
-        settings: dict, JSON-serialisable, what tells this run from another;
-            None: nothing is moved.
-        resume: bool, the run is to go on from the backup in the folder.
-
-    Returns:
-        `pathlib.Path` of the folder, which exists and can be written to.
-
-    Raises:
-        InputError: the folder cannot be made or written to, or its backup is of
-            a run with other settings.
+    It may be listed and yet fail at its first work: a driver, CUDA and cuDNN that
+    do not fit together, or a memory that another program holds.
     """
-    output_dir = pathlib.Path(output_dir)
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise InputError(f"Results cannot be saved: expected a folder that can be written to; choose another "
-                         f"with --output-dir. Received: {output_dir} ({error.strerror})") from None
-    metrics = read_json(output_dir / "metrics.json")
-    if settings and metrics and any(metrics.get(key) != value for key, value in settings.items()):
-        finished = datetime.datetime.fromtimestamp((output_dir / "metrics.json").stat().st_mtime)
-        aside = output_dir / "earlier" / finished.strftime("%Y-%m-%d_%H-%M-%S")
-        aside.mkdir(parents=True, exist_ok=True)
-        for name in OUTPUTS:
-            if (output_dir / name).exists():
-                os.replace(output_dir / name, aside / name)
-        print(f"Moved an earlier run with other settings to {aside}")
-    if settings and not resume:
-        (output_dir / BACKUP).unlink(missing_ok=True)
-    elif settings:
-        state = read_backup(output_dir / BACKUP)
-        if state is None:
-            print(f"There is nothing to go on with in {output_dir}: starting from the beginning")
-        else:
-            check_same_settings(state["settings"], settings, output_dir)
-    return output_dir
-
-
-def check_same_settings(before, now, output_dir):
-    """Raise an InputError that names the difference if a run is to be resumed with other settings."""
-    # Through JSON and back, tuples are lists, as in the backup.
-    now = json.loads(json.dumps(now))
-    differences = [f"{key} {before.get(key)} then, {now.get(key)} now" for key in sorted({*before, *now})
-                   if before.get(key) != now.get(key)]
-    if differences:
-        raise InputError(f"--resume goes on with the run in {output_dir}: give the settings that it was started with, "
-                         f"or leave --resume out to begin anew. Received: {'; '.join(differences)}")
-
-
-def read_json(path):
-    """Return the JSON object in the file, or None if there is none that can be read."""
-    try:
-        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        with tf.device("/GPU:0"):
+            tf.nn.conv2d(tf.ones([1, 8, 8, 1]), tf.ones([3, 3, 1, 1]), 1, "SAME").numpy()
+    except (tf.errors.OpError, RuntimeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return ""
 
 
 # ------------------------------------------------------------------------ data
@@ -551,6 +401,17 @@ def load_files(files, number_of_classes):
                          f"Received: {classes.tolist()} and {test_classes.tolist()}")
     if classes.dtype.kind != "U" and len(classes) != number_of_classes:
         raise InputError(f"{files.train} must list {number_of_classes} classes. Received: {classes.tolist()}")
+    counts = np.bincount(train_y, minlength=len(classes))
+    if np.count_nonzero(counts) < 2:
+        raise InputError(f"{files.train} must hold pictures of at least two classes: from one there is nothing to tell "
+                         f"apart. Received: {len(train_y)} of class {train_y[0]} only")
+    if 1 in counts:
+        raise InputError(f"{files.train} must hold at least two pictures of each class that it has, for one of them is "
+                         f"set aside for validation. Received: one of class {np.flatnonzero(counts == 1).tolist()}")
+    lacking = np.setdiff1d(test_y, train_y)
+    if len(lacking):
+        raise InputError(f"{files.test} must hold no class that {files.train} has no picture of. "
+                         f"Received: class {lacking.tolist()}")
     return train_x, train_y, test_x, test_y, classes
 
 
@@ -558,7 +419,8 @@ def load_h5(path, part):
     """Read one file of the course's schema.
 
     Args:
-        path: the HDF5 file, with the keys `<part>_set_x` (m, 64, 64, 3) uint8,
+        path: the HDF5 file, with the keys `<part>_set_x` (m, 64, 64, 3) uint8, or
+            other numbers that are 0 to 255, or fractions of 0 to 1,
             `<part>_set_y` whole numbers of shape (m,), (1, m) or (m, 1),
             and `list_classes` (k,), whole numbers or byte strings.
         part: "train" or "test".
@@ -582,7 +444,8 @@ def load_h5(path, part):
     try:
         with file:
             check_headers(file, keys, path)
-            x, y, classes = (file[key][()] for key in keys)
+            y, classes = (file[key][()] for key in keys[1:])
+            x = read_pixels(file[keys[0]], keys[0], path)
             names = file["list_classes"].attrs.get("names")
     except InputError:
         raise
@@ -616,10 +479,11 @@ def check_headers(file, keys, path):
 
     for key in keys:
         if not isinstance(file.get(key), h5py.Dataset):
-            raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. "
-                             f"Received: {', '.join(file) or 'an empty file'}")
+            keras_model = "keras_version" in file.attrs or "model_weights" in file or {"layers", "vars"} <= set(file)
+            raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. Received: "
+                             f"{'a Keras model, with ' if keras_model else ''}{', '.join(file) or 'an empty file'}")
     shape, kind = file[keys[0]].shape, file[keys[0]].dtype
-    if shape is None or len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind != np.uint8:
+    if shape is None or len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind.kind not in "uif":
         raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
                          f"Received: {kind} {shape}")
     declared = sum(file[key].size * file[key].dtype.itemsize for key in keys)
@@ -627,6 +491,35 @@ def check_headers(file, keys, path):
         raise InputError(f"{path} must hold as many pictures as it declares. Delete it and get it again (python -m "
                          f"datasets.download). Received: {shape[0]:,} pictures declared in a file of "
                          f"{os.path.getsize(path):,} bytes")
+
+
+def read_pixels(dataset, key, path):
+    """Return the pictures in an HDF5 dataset as uint8; say so if they were other numbers.
+
+    Raises:
+        InputError: some are not finite, or they are neither 0 to 255 nor 0 to 1.
+    """
+    if dataset.dtype == np.uint8:
+        return dataset[()]
+    # A part at a time: as float64, all of them are eight times as large.
+    parts = [slice(start, start + 256) for start in range(0, len(dataset), 256)]
+    low, high = math.inf, -math.inf
+    for part in parts:
+        values = dataset[part]
+        finite = np.isfinite(values).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise InputError(f"{key} in {path} must hold finite numbers; write the file again. Received: NaN or "
+                             f"infinity, first in picture {part.start + finite.argmin()}")
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low < 0 or high > 255:
+        raise InputError(f"{key} in {path} must hold pixels of 0 to 255, or fractions of 0 to 1; bring them to one of "
+                         f"the two. Received: {dataset.dtype} from {low:g} to {high:g}")
+    white = 1 if dataset.dtype.kind == "f" and high <= 1 else 255
+    x = np.empty(dataset.shape, np.uint8)
+    for part in parts:
+        x[part] = np.rint(dataset[part].astype(np.float64) * (255 / white))
+    print(f"{key} in {path} holds {dataset.dtype} from {low:g} to {high:g}: taken as 0 to {white}, made uint8 0 to 255")
+    return x
 
 
 def class_names(classes, usual):
@@ -819,155 +712,7 @@ def compute_in_float32(model):
     model.make_predict_function(force=True)
 
 
-# ------------------------------------------------------ training and evaluation
-
-def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, validation_data, begin=0, resume=False,
-        tensorboard=False):
-    """Train as `model.fit` does, with all that is saved on the way.
-
-    Every epoch goes into `history.csv`, and a backup of all weights, the
-    optimizer's and the generators' included, is made, so that a run that was
-    killed can go on. Ctrl-C ends the training, not the run.
-
-    Args:
-        model: compiled Keras model.
-        batches: `tf.data.Dataset` of all batches of the epochs from `begin` on.
-        output_dir: folder.
-        settings: dict from `run_settings`, kept with the backup.
-        epochs: int, the last epoch's number, counted from 1.
-        steps_per_epoch, validation_data: see `model.fit`.
-        begin: int, epochs that an earlier call has trained.
-        resume: bool, go on from the backup, if there is one.
-        tensorboard: bool, log for TensorBoard, too.
-
-    Returns:
-        dict of lists, the history from the first epoch on, and bool, whether
-        the training was interrupted.
-
-    Raises:
-        KeyboardInterrupt: before the first epoch was finished.
-        InputError: TensorBoard is missing, or a backup cannot be written.
-    """
-    import keras
-
-    backup = output_dir / BACKUP
-    state = read_backup(backup) if resume or begin else None
-    history, log = (state["history"], state["log"]) if state else ({}, "")
-    done = len(history.get("loss", []))
-    if state and resume:
-        with warnings.catch_warnings():
-            # After the end of an earlier part, the backup's optimizer is another one: then only the weights are taken.
-            warnings.simplefilter("ignore")
-            model.load_weights(backup)
-        for generator, value in zip(generators(model), state["generators"]):
-            generator.assign(value)
-        if done >= epochs:
-            # The run was killed after this part of the training; what Keras does at the end of `fit` may be missing.
-            model.optimizer.finalize_variable_values(model.trainable_variables)
-            return history, False
-        print(f"Going on after epoch {done} of {epochs}")
-    (output_dir / "history.csv").write_text(log, encoding="utf-8")
-    callbacks = [keras.callbacks.CSVLogger(output_dir / "history.csv", append=done > 0),
-                 back_up(backup, settings, history)]
-    if tensorboard:
-        require("tensorboard", "--tensorboard", "tensorboard>=2.20,<2.22")
-        if not done:
-            # An earlier run's log would be drawn as a second curve over this one's.
-            shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
-        callbacks.append(keras.callbacks.TensorBoard(output_dir / "tensorboard", write_graph=False))
-    try:
-        # What the epochs of before have seen is passed over: the order and the augmentation go on as they would have.
-        model.fit(batches.skip((done - begin) * steps_per_epoch) if done > begin else batches, shuffle=False,
-                  epochs=epochs, initial_epoch=done, steps_per_epoch=steps_per_epoch,
-                  validation_data=validation_data, callbacks=callbacks)
-    except KeyboardInterrupt:
-        if not history:
-            raise
-        # What Keras does at the end of `fit`: running averages of the weights, if there are any, take their place.
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        print(f"\nInterrupted after {len(history['loss'])} epochs: what was learnt until now is saved, and --resume "
-              "goes on from there")
-        return history, True
-    return history, False
-
-
-def back_up(path, settings, history):
-    """Return a Keras callback that adds each epoch to the history and saves all that is needed to go on after it."""
-    import h5py
-    import keras
-
-    class BackUp(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            for metric, value in logs.items():
-                history.setdefault(metric, []).append(float(value))
-            log = path.with_name("history.csv").read_text(encoding="utf-8")
-            with unfinished(path) as aside:
-                self.model.save_weights(aside)
-                with h5py.File(aside, "a") as file:
-                    file["state"] = json.dumps({
-                        "settings": settings, "history": history, "log": log,
-                        "generators": [generator.numpy().tolist() for generator in generators(self.model)]})
-    return BackUp()
-
-
-def generators(model):
-    """Return the states of the random generators, those of the dropouts: Keras saves them with no weights."""
-    return [variable for variable in model.variables if "seed_generator" in variable.path]
-
-
-def read_backup(path):
-    """Return what `back_up` saved beside the weights, a dict, or None if there is no backup that can be read."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return json.loads(file["state"][()])
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-def log_figures(output_dir, names=("examples.png", "confusion_matrix.png")):
-    """Put saved figures into the log for TensorBoard, and say how to look at it."""
-    import tensorflow as tf
-    from PIL import Image
-
-    folder = output_dir / "tensorboard"
-    with tf.summary.create_file_writer(str(folder / "figures")).as_default():
-        for name in names:
-            with Image.open(output_dir / name) as figure:
-                tf.summary.image(name.removesuffix(".png"), np.asarray(figure.convert("RGB"))[None], step=0)
-    print(f"Saved {folder}; look at it with `tensorboard --logdir {folder}`")
-
-
-def require(module, purpose, package):
-    """Raise an InputError that names the pip command if an optional package is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f'{purpose} needs the package {module}: pip install "{package}". '
-                         f"Received: an environment without it")
-
-
-def save_model(model, path, notes, familiar):
-    """Save the model with what it needs to answer for pictures of one's own.
-
-    A `.keras` file is a zip archive; Keras reads its own members and leaves
-    others alone. So the class names cannot be parted from the model.
-
-    Args:
-        model: Keras model.
-        path: file to write, `model.keras`.
-        notes: dict, JSON-serialisable: `classes`, the names; `data`, "real",
-            "synthetic" or "folder"; `dry_run`; `temperature`; `usual`, how unlike
-            the training pictures nearly all pictures of the same kind are.
-        familiar: float16 array (t, n) from `trust.familiar_features`.
-    """
-    with unfinished(path) as aside:
-        model.save(aside)
-        with zipfile.ZipFile(aside, "a") as archive:
-            archive.writestr("notes.json", json.dumps(notes, indent=2))
-            with archive.open("familiar.npy", "w") as file:
-                np.save(file, familiar, allow_pickle=False)
-    print(f"Saved {path}")
-
+# ------------------------------------------------------------------ evaluation
 
 def class_probabilities(outputs):
     """Bring a model's output to one column per class.
@@ -1035,27 +780,6 @@ def percent(value):
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
-def run_settings(script, files, arguments):
-    """Return what tells one training run from another, as a JSON-serialisable dict."""
-    options = {key: value for key, value in vars(arguments).items()
-               if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
-                              "predict", "export", "crop", "tta", "explain", "debug",
-                              "resume"}}
-    return {"script": script, "data": files.kind,
-            "data_files": {path.name: sha256(path) for path in dict.fromkeys((files.train, files.test))}, **options}
-
-
-def sha256(path):
-    """Return the SHA-256 of a file, or of the names and sizes of a folder's files, as 64 hexadecimal digits."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        lines = [f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for file in path.rglob("*")
-                 if file.is_file()]
-        return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_metrics(output_dir, settings, model, results, *, names, examples, train_seconds, device, calibration,
                  interrupted=False):
     """Write `metrics.json`: what was run on what, and what came out.
@@ -1090,8 +814,6 @@ def save_metrics(output_dir, settings, model, results, *, names, examples, train
                      "keras": keras.__version__, "numpy": np.__version__},
     }
     write_json(metrics, pathlib.Path(output_dir) / "metrics.json")
-    if not interrupted:
-        (pathlib.Path(output_dir) / BACKUP).unlink(missing_ok=True)
 
 
 def none_if_nan(value):
@@ -1244,220 +966,3 @@ def plot_mistakes(x, results, names, path, kind, most=24):
         title += f", the {most} surest"
     draw_pictures(x[wrong[:most]], captions, title, path, kind,
                   empty=f"None: all {len(labels)} test pictures were classified correctly.")
-
-
-# ------------------------------------------------------------------ prediction
-
-def load_trained_model(output_dir, script, names):
-    """Load the model that an earlier run of the script has saved.
-
-    Args:
-        output_dir: folder of that run.
-        script: str, the script's name without ".py".
-        names: the class names, for a model that does not hold its own.
-
-    Returns:
-        The Keras model, and its notes, a dict: see `save_model`; `familiar` is
-        one of them, None where a model brings no notes.
-
-    Raises:
-        InputError: there is no model, or the file is none.
-    """
-    import keras
-
-    path = pathlib.Path(output_dir) / "model.keras"
-    if not path.exists():
-        raise InputError(f"There is no trained model yet: expected {path}. Train one first with `python {script}.py`, "
-                         f"or name the folder of an earlier run with --output-dir. Received: no such file")
-    try:
-        model = keras.models.load_model(path)
-    except Exception as error:      # Keras raises many kinds, from zip errors to missing layers
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path} must be a model saved by {script}.py; train it again. "
-                         f"Received: {type(error).__name__}: {reason}") from None
-    notes = {"classes": names, "data": "unknown", "dry_run": False, "temperature": 1.0, "familiar": None}
-    with zipfile.ZipFile(path) as archive:
-        if {"notes.json", "familiar.npy"} <= set(archive.namelist()):
-            notes.update(json.loads(archive.read("notes.json")))
-            with archive.open("familiar.npy") as file:
-                notes["familiar"] = np.load(file, allow_pickle=False)
-    outputs = max(2, model.output_shape[-1])
-    if len(notes["classes"]) != outputs:
-        raise InputError(f"{path} must have one output for each of {len(notes['classes'])} classes; train it again. "
-                         f"Received: a model with {model.output_shape[-1]}")
-    trained_on = {"synthetic": "SYNTHETIC pictures, not photographs", "real": "real photographs",
-                  "folder": f"your own pictures of {', '.join(notes['classes'])}"}
-    print(f"Model: {path}, trained on {trained_on.get(notes['data'], 'unknown data')}"
-          + (", but by a --dry-run: it has learnt next to nothing" if notes["dry_run"] else ""))
-    return model, notes
-
-
-def read_image(path, size, crop="center"):
-    """Read any picture as the models want it.
-
-    Turned as the camera's EXIF note says, transparency laid on white, every
-    mode brought to 8-bit RGB, the largest centred square cut out and scaled:
-    squeezed, a hand is no hand of the training set.
-
-    Args:
-        path: file in any format that Pillow reads; of several frames, the first.
-        size: int, side of the result in pixels.
-        crop: "center"; "stretch": all of the picture, squeezed into a square; or
-            (left, top, side) of a square, in pixels of the upright picture.
-
-    Returns:
-        uint8 array (size, size, 3), RGB.
-
-    Raises:
-        InputError: there is no such file, or it is no picture that can be read,
-            or the square does not lie within it.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = pathlib.Path(path)
-    expected = "expected a picture (JPEG, PNG, WebP, TIFF, ...)"
-    try:
-        with Image.open(path) as image:
-            image.load()
-            # A damaged note of the camera's harms no pixel: the picture is taken as it lies.
-            with contextlib.suppress(Exception):
-                image = ImageOps.exif_transpose(image)
-            box = square(image.size, crop)
-            if box is None:
-                raise InputError(f"{path}: expected a --crop that lies within the picture of {image.width} x "
-                                 f"{image.height} pixels. Received: {','.join(map(str, crop))}")
-            image = scale(image, box, size)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: {expected}; check the name. Received: no such file") from None
-    except UnidentifiedImageError:
-        kind = "an empty file" if path.stat().st_size == 0 else "a file that is no picture"
-        raise InputError(f"{path}: {expected}. Received: {kind}") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {expected} of a usual size; scale it down. Received: {error}") from None
-    except Exception as error:      # Pillow's readers raise nearly every kind for one damaged byte or another
-        reason = "a folder" if path.is_dir() else f"a damaged picture ({getattr(error, 'strerror', None) or error})"
-        raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
-    return np.asarray(image)
-
-
-def square(size, crop):
-    """Return the part of a picture to look at as (left, top, right, bottom), or None if it lies outside.
-
-    Args:
-        size: (width, height) in pixels.
-        crop: see `read_image`.
-    """
-    width, height = size
-    if crop == "stretch":
-        return 0, 0, width, height
-    if crop == "center":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-    else:
-        left, top, side = crop
-    return (left, top, left + side, top + side) if left + side <= width and top + side <= height else None
-
-
-def scale(image, box, size):
-    """Bring a part of a Pillow image of any mode to `size` x `size` pixels of 8-bit RGB."""
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # 16 bits (or more) of grey: Pillow would cut off at 255 instead of scaling. Made small first: a file of a
-        # few bytes may declare many millions of such pixels.
-        # White is 65535, but floating-point pictures may also count to 1 or to 255.
-        white = 65535
-        if image.mode == "F":
-            white = next((top for top in (1, 255) if image.getextrema()[1] <= top), 65535)
-        else:
-            image = image.convert("I").convert("F")
-        grey = np.nan_to_num(np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box)))
-        return Image.fromarray(np.clip(grey * (255 / white), 0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS, box)
-
-
-def predict_images(model, notes, paths, output_dir, *, crop="center", tta=False, explain=False):
-    """Say what each picture shows, or that it cannot be said; save exactly what the model saw.
-
-    Args:
-        model: Keras model from raw pixels (m, size, size, 3), 0-255, to probabilities.
-        notes: dict from `load_trained_model`.
-        paths: the picture files.
-        output_dir: folder; the pictures go into its sub-folder `predictions`.
-        crop: see `read_image`.
-        tta: bool, average the answers for ten views of each picture.
-        explain: bool, save what spoke for each answer, too.
-
-    Returns:
-        int, exit code: 0, or 1 if a file could not be read (the others are still predicted).
-    """
-    from PIL import Image
-
-    pictures, readable = [], []
-    for path in paths:
-        try:
-            pictures.append(read_image(path, model.input_shape[1], crop))
-            readable.append(path)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-    if pictures:
-        folder = prepare_output_dir(pathlib.Path(output_dir) / "predictions")
-        captions, explained = [], []
-        for number, (path, picture, (row, doubt)) in enumerate(zip(readable, pictures,
-                                                                   answers(model, notes, pictures, tta)), 1):
-            said = f"{notes['classes'][row.argmax()]} ({row.max():.1%})"
-            seen = folder / f"{number:02d}_{path.stem}.png"     # numbered: two folders may hold one name
-            Image.fromarray(picture).save(seen)
-            name = path.name if len(path.name) <= 24 else f"{path.name[:11]}...{path.name[-10:]}"
-            captions.append(f"{name}\n" + (f"not sure: {said}" if doubt else said))
-            print(f"{path}: " + (f"not sure, {doubt}; at best {said}" if doubt else said)
-                  + f"; what the model saw: {seen}")
-            if explain:
-                explained.append(heat_over(model, picture, row.argmax()))
-        title = "What the model saw, and its answer"
-        if notes["data"] == "synthetic":
-            title = "What the model, trained on SYNTHETIC pictures, saw and answered"
-        # The photos are the user's: they are not to be marked as synthetic.
-        draw_pictures(pictures, captions, title, folder / "predictions.png", "real")
-        if explain:
-            draw_pictures(explained, captions, "What spoke for the answer: the brighter, the more",
-                          folder / "explanations.png", "real")
-    return 1 if len(readable) < len(paths) else 0
-
-
-def answers(model, notes, pictures, tta=False):
-    """Return for each picture (size, size, 3) the probabilities (k,) and why they are in doubt: "" if they are not."""
-    import trust
-
-    views = [trust.views(picture) if tta else picture[None] for picture in pictures]
-    seen = trust.features(model, np.concatenate(views))
-    rows = trust.softmax(trust.logits(model, seen)).reshape(len(pictures), len(views[0]), -1).mean(axis=1)
-    doubts = [[f"less than {SURE:.0%}"] if row.max() < SURE else [] for row in rows]
-    if notes["familiar"] is not None:
-        # The first of the views is the picture itself.
-        for doubt, distance in zip(doubts, trust.unlikeness(seen[::len(views[0])], notes["familiar"])):
-            if distance > notes["usual"]:
-                doubt.append(f"unlike the pictures it was trained on (distance {distance:.2f}, usual up to "
-                             f"{notes['usual']:.2f})")
-    return [(row, " and ".join(doubt)) for row, doubt in zip(rows, doubts)]
-
-
-def heat_over(model, picture, label):
-    """Lay what speaks for a class over the picture (size, size, 3), dimmed and grey: uint8, four times as large."""
-    import matplotlib
-    from PIL import Image
-
-    import trust
-
-    side = 4 * len(picture)
-    heat = Image.fromarray(trust.grad_cam(model, picture, label).astype(np.float32))
-    heat = np.clip(np.asarray(heat.resize((side, side), Image.Resampling.BICUBIC)), 0, 1)[..., None]
-    grey = Image.fromarray(picture).convert("L").convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    glow = matplotlib.colormaps["inferno"](heat[..., 0])[..., :3] * 255
-    return (0.55 * np.asarray(grey) + 0.45 * glow).astype(np.uint8)

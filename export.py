@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 
 import cnn_utils as utils
+import runs
 
 # For each format the name of the result, and the packages that write it and run it: module, then what pip installs.
 FORMATS = {
@@ -90,10 +91,10 @@ def export_model(model, formats, output_dir):
         InputError: a package is missing, or an exported network answers
             otherwise than the original; then no result is left behind.
     """
-    output_dir = utils.prepare_output_dir(output_dir)
+    output_dir = runs.prepare_output_dir(output_dir)
     for name in formats:
         for module, package in FORMATS[name][1]:
-            utils.require(module, f"--export {name}", package)
+            runs.require(module, f"--export {name}", package)
     # Whatever the network is for: on coloured squares, too, two runtimes must agree. One picture alone, and several.
     size = model.input_shape[1:]
     squares = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.float32)
@@ -102,7 +103,7 @@ def export_model(model, formats, output_dir):
     differences = {}
     for name in formats:
         path = output_dir / FORMATS[name][0]
-        with utils.unfinished(path) as aside:
+        with runs.unfinished(path) as aside:
             with silence():
                 model.export(aside, format="tf_saved_model" if name == "saved_model" else name, verbose=False)
                 answer = LOADERS[name](aside)

@@ -13,6 +13,7 @@ import sys
 import time
 
 import cnn_utils as utils
+import runs
 
 CLASSES = ("not smiling", "smiling")
 
@@ -66,7 +67,7 @@ def main():
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     if arguments.seeds > 1:
-        return utils.run_seeds(arguments)
+        return runs.run_seeds(arguments)
     training = not (arguments.predict or arguments.export)
     device = utils.start_tensorflow(arguments.seed, arguments.mixed_precision and training, arguments.deterministic)
     import keras
@@ -87,8 +88,11 @@ def main():
         arguments.epochs = 1
         train_x, train_y = utils.first_of_each_class(train_x, train_y, 8)
         test_x, test_y = utils.first_of_each_class(test_x, test_y, 4)
-    settings = utils.run_settings("happy_sequential", files, arguments)
-    output = utils.prepare_output_dir(arguments.output_dir, settings, arguments.resume)
+    settings = runs.run_settings("happy_sequential", files, arguments)
+    if arguments.resume and runs.is_finished(arguments.output_dir, settings):
+        print(f"The run in {arguments.output_dir} is finished: there is nothing to go on with")
+        return 0
+    output = runs.prepare_output_dir(arguments.output_dir, settings, arguments.resume)
     utils.plot_examples(train_x, train_y, names, output / "examples.png", files.kind)
 
     # 3. Prepare. X stays 0-255: the model's first layer normalises it, here and in every later use.
@@ -124,20 +128,21 @@ def main():
     # 5. Train with mini-batches. The validation split shows how it goes; the test set is not touched.
     started = time.perf_counter()
     utils.make_variables(model, train_y)
-    history, interrupted = utils.fit(model, batches, output_dir=output, settings=settings, epochs=arguments.epochs,
+    history, interrupted = runs.fit(model, batches, output_dir=output, settings=settings, epochs=arguments.epochs,
                                      steps_per_epoch=steps, resume=arguments.resume,
                                      tensorboard=arguments.tensorboard,
                                      validation_data=utils.plain_batches(validation_x, validation_y, 64))
     train_seconds = time.perf_counter() - started
     utils.compute_in_float32(model)
-    print(f"Trained for {train_seconds:.0f} s\nSaved {output / 'history.csv'}")
+    print(f"Trained for {train_seconds:.0f} s")
     #    How sure is it when it is right? The validation split tells; and how unlike its training pictures are these?
     temperature = trust.calibrate(model, validation_x, validation_y)
     familiar = trust.familiar_features(model, train_x, arguments.seed)
     usual = trust.usual_unlikeness(model, validation_x, familiar)
-    utils.save_model(model, output / "model.keras", familiar=familiar,
+    runs.save_model(model, output / "model.keras", familiar=familiar,
                      notes={"classes": names, "data": files.kind, "dry_run": arguments.dry_run,
                             "temperature": temperature, "usual": usual})
+    runs.save_history(history, output / "history.csv")
 
     # 6. Evaluate on the test set, save the figures.
     results = utils.evaluate(model, test_x, test_y, names)
@@ -150,21 +155,24 @@ def main():
                        examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
     write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
-        utils.log_figures(output)
+        runs.log_figures(output)
+    code = runs.finish(output, interrupted)
     if arguments.show:
         utils.show_figures()
-    return utils.INTERRUPTED if interrupted else 0
+    return code
 
 
 def use(arguments):
     """7. Load the saved, already trained model and test it on new pictures, or export it; return the exit code."""
-    model, notes = utils.load_trained_model(arguments.output_dir, "happy_sequential", CLASSES)
+    import prediction
+
+    model, notes = prediction.load_trained_model(arguments.output_dir, "happy_sequential", CLASSES)
     if arguments.export:
         from export import export_model
 
         export_model(model, arguments.export, arguments.output_dir)
         return 0
-    code = utils.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
+    code = prediction.predict_images(model, notes, arguments.predict, arguments.output_dir, crop=arguments.crop,
                                 tta=arguments.tta, explain=arguments.explain)
     if arguments.show:
         utils.show_figures()

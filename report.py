@@ -463,9 +463,10 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
         InputError: there is no `metrics.json`, or the report cannot be written.
     """
     import cnn_utils as utils
+    import runs
 
     output_dir = pathlib.Path(output_dir)
-    metrics = utils.read_json(output_dir / "metrics.json")
+    metrics = runs.read_json(output_dir / "metrics.json")
     if metrics is None:
         raise utils.InputError(f"A report is made from metrics.json, which a run saves: train first. "
                                f"Received: {output_dir}, where there is none that can be read")
@@ -486,7 +487,7 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
                      for entry in metrics["classes"]], shares=(1, 2), numbers=(3,))
     sections = [("Classes", [classes])]
     # Some of what a run may write is new to this page: it is shown all the same.
-    others = [file for file in utils.OUTPUTS if file.endswith(".png") and file not in {*FIGURES, "examples.png"}]
+    others = [file for file in runs.OUTPUTS if file.endswith(".png") and file not in {*FIGURES, "examples.png"}]
     for file in (*FIGURES, *others):
         title, caption = FIGURES.get(file, (pathlib.Path(file).stem.replace("_", " ").capitalize(), ""))
         words = about_calibration(metrics) if file == "reliability.png" else ""
@@ -533,7 +534,7 @@ rightly; the 95{NARROW}% interval is {low:.1%} to {high:.1%}.</p>
 </body>
 </html>
 """
-    with utils.unfinished(output_dir / "report.html") as aside:
+    with runs.unfinished(output_dir / "report.html") as aside:
         # A file's name may hold bytes that are no text.
         aside.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     print(f"Saved {output_dir / 'report.html'}")

@@ -23,6 +23,8 @@ import tempfile
 import numpy as np
 
 import cnn_utils as utils
+import prediction
+import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LONGEST = 8192      # bytes of an input: the good files fit, and small ones are read fast
@@ -63,7 +65,7 @@ def read_h5(path):
 
 
 def read_picture(path):
-    pixels = utils.read_image(path, 64)
+    pixels = prediction.read_image(path, 64)
     assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
 
 
@@ -86,20 +88,22 @@ RUNS = {"h5": 50_000, "image": 50_000, "folder": 5_000}
 READERS = {"h5": (read_h5, good_h5), "image": (read_picture, good_pictures), "folder": (read_folder, good_pictures)}
 
 
-def attack(name, corpus, runs):
+def attack(name, corpus, inputs):
     """Run one reader on changed inputs; ends the process when done, as libFuzzer does."""
     import warnings
 
     import atheris
 
-    with atheris.instrument_imports(include=["cnn_utils", "datasets.folders", "PIL"]):
-        for module in ("cnn_utils", "datasets.folders"):
+    ours = ["runs", "cnn_utils", "prediction", "datasets.folders"]
+    with atheris.instrument_imports(include=[*ours, "PIL"]):
+        for module in ours:
             sys.modules.pop(module, None)
         import PIL.Image  # noqa: F401
 
         import cnn_utils
         import datasets.folders  # noqa: F401
-    globals()["utils"] = cnn_utils
+        import prediction
+    globals().update(utils=cnn_utils, prediction=prediction)
     warnings.simplefilter("ignore")
     reader = READERS[name][0]
     # In memory, where there is such a folder: the disk is not what is tested.
@@ -118,8 +122,8 @@ def attack(name, corpus, runs):
 
     kept = ROOT / "outputs" / "fuzz"
     kept.mkdir(parents=True, exist_ok=True)
-    atheris.Setup([sys.argv[0], f"-runs={runs}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=6000", "-seed=1",
-                   f"-artifact_prefix={kept}/{name}_", corpus], one)
+    atheris.Setup([sys.argv[0], f"-runs={inputs}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=6000",
+                   "-seed=1", f"-artifact_prefix={kept}/{name}_", corpus], one)
     atheris.Fuzz()
 
 
@@ -131,7 +135,7 @@ def main():
                         help=f"inputs for each reader (default: {', '.join(f'{key} {RUNS[key]}' for key in RUNS)})")
     parser.add_argument("--corpus", help=argparse.SUPPRESS)     # the process of one reader
     arguments = parser.parse_args()
-    utils.require("atheris", "benchmarks.fuzz", "atheris>=3.0,<4")
+    runs.require("atheris", "benchmarks.fuzz", "atheris>=3.0,<4")
     if arguments.corpus:
         return attack(arguments.readers[0], arguments.corpus, arguments.runs)
     failed = total = 0

@@ -19,7 +19,8 @@ import sys
 
 import numpy as np
 
-from cnn_utils import PICTURE_SHAPE, InputError, read_image, split_validation
+from cnn_utils import PICTURE_SHAPE, InputError, printable, split_validation
+from prediction import read_image
 
 # The share of each class that becomes the test set where none is given.
 TEST_SHARE = 0.15
@@ -117,7 +118,7 @@ def list_folder(folder, classes):
         y += [label] * len(here)
     faults = readable(paths)
     for fault in filter(None, faults):
-        print(f"left out: {fault}", file=sys.stderr)
+        print(f"left out: {printable(fault)}", file=sys.stderr)
     good = np.array([fault is None for fault in faults], bool)
     return PictureFiles([path for path, fault in zip(paths, faults) if fault is None]), np.array(y, np.int64)[good]
 
@@ -166,4 +167,4 @@ def load_folder(folder):
                              f"Received: none that can be read")
     else:
         train_x, train_y, test_x, test_y = split_validation(train_x, train_y, SPLIT_SEED, TEST_SHARE)
-    return train_x, train_y, test_x, test_y, np.array(classes)
+    return train_x, train_y, test_x, test_y, np.array([printable(name) for name in classes])

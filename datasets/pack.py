@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 import cnn_utils as utils
+import runs
 from datasets.folders import load_folder
 
 
@@ -28,7 +29,7 @@ def pack(parts, names, path):
         names: the class names, stored as the attribute `names` of `list_classes`.
         path: file to write; it appears under its name only when it is complete.
     """
-    with utils.unfinished(path) as aside, h5py.File(aside, "w") as file:
+    with runs.unfinished(path) as aside, h5py.File(aside, "w") as file:
         for part, (x, y) in parts.items():
             pictures = file.create_dataset(f"{part}_set_x", x.shape, np.uint8)
             for start in range(0, len(x), 256):

@@ -116,7 +116,7 @@ def test_a_folder_and_a_truncated_file_are_refused(tmp_path, write_h5):
     ({"x": np.zeros((12, 64, 64), np.uint8)}, r"Received: uint8 \(12, 64, 64\)"),
     ({"x": np.zeros((12, 64, 64, 1), np.uint8)}, r"Received: uint8 \(12, 64, 64, 1\)"),
     ({"x": np.zeros((12, 32, 64, 3), np.uint8)}, r"Received: uint8 \(12, 32, 64, 3\)"),
-    ({"x": np.zeros((12, 64, 64, 3), np.float32)}, r"Received: float32 \(12, 64, 64, 3\)"),
+    ({"x": np.zeros((12, 64, 64, 3), bool)}, r"Received: bool \(12, 64, 64, 3\)"),
     ({"x": np.zeros((0, 64, 64, 3), np.uint8), "y": np.zeros(0, int)}, "at least one"),
     ({"y": np.arange(11) % 6}, r"one label for each of the 12 pictures.*Received: \(11,\)"),
     ({"y": np.full(12, 6)}, r"from 0 to 5.*Received: \[6\]"),
@@ -136,7 +136,7 @@ def test_declared_dimensions_are_checked_before_anything_is_read(tmp_path):
     with h5py.File(path, "w") as file:      # 12 TB declared, nothing stored
         file.create_dataset("train_set_x", (10**9, 64, 64, 3), np.float32, chunks=(1, 64, 64, 3))
         file["train_set_y"], file["list_classes"] = np.zeros(3), np.arange(6)
-    with pytest.raises(utils.InputError, match="Received: float32"):
+    with pytest.raises(utils.InputError, match="Received: 1,000,000,000 pictures declared"):
         utils.load_h5(path, "train")
 
 
@@ -181,4 +181,66 @@ def test_more_pictures_than_the_file_can_hold_are_refused_before_any_is_read(tmp
         file.create_dataset("train_set_x", (1_000_000, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3))
         file["train_set_y"], file["list_classes"] = np.arange(6), np.arange(6)
     with pytest.raises(utils.InputError, match="Received: 1,000,000 pictures declared in a file of"):
+        utils.load_h5(tmp_path / "train_signs.h5", "train")
+
+
+# ---- other numbers than uint8
+
+@pytest.mark.parametrize("dtype, factor, said", [
+    (np.float32, 1 / 255, "from 0 to 1: taken as 0 to 1"), (np.float64, 1, "from 0 to 255: taken as 0 to 255"),
+    (np.float16, 1, "taken as 0 to 255"), (np.uint16, 1, "uint16 from 0 to 255: taken as 0 to 255"),
+    (">i4", 1, "taken as 0 to 255")])
+def test_pixels_as_other_numbers_are_taken_and_that_is_said(tmp_path, write_h5, capsys, dtype, factor, said):
+    pixels = np.random.default_rng(3).integers(0, 256, (300, 64, 64, 3), np.uint8)
+    path = write_h5(tmp_path / "train_signs.h5", x=(pixels * factor).astype(dtype), y=np.arange(300) % 6)
+    x, _, _ = utils.load_h5(path, "train")
+    assert x.dtype == np.uint8
+    np.testing.assert_array_equal(x, pixels)
+    printed = capsys.readouterr().out
+    assert str(path) in printed and said in printed
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda x: x.astype(np.uint16) * 257, "must hold pixels of 0 to 255, or fractions of.*uint16 from 0 to 65535"),
+    (lambda x: x / 127.5 - 1, "must hold pixels of 0 to 255.*Received: float64 from -1 to 1"),
+    (lambda x: np.where(np.arange(len(x))[:, None, None, None] == 7, np.nan, x / 255),
+     "must hold finite numbers.*Received: NaN or infinity, first in picture 7"),
+    (lambda x: np.where(x == 200, np.inf, x.astype(np.float32)), "must hold finite numbers"),
+    (lambda x: x * 1j, "must be pictures.*Received: complex128")])
+def test_pixels_that_cannot_be_brought_to_0_to_255_are_refused(tmp_path, write_h5, change, words):
+    pixels = np.random.default_rng(3).integers(0, 256, (12, 64, 64, 3), np.uint8)
+    pixels[0, 0, 0] = 0, 255, 200
+    path = write_h5(tmp_path / "train_signs.h5", x=change(pixels))
+    with pytest.raises(utils.InputError, match=f"train_set_x in .*train_signs.h5 {words}"):
+        utils.load_h5(path, "train")
+
+
+# ---- classes without pictures
+
+@pytest.mark.parametrize("train_y, test_y, words", [
+    ([3] * 12, [3] * 12, "train_signs.h5 must hold pictures of at least two classes.*Received: 12 of class 3 only"),
+    ([0] * 11 + [4], [0] * 12, r"must hold at least two pictures of each.*Received: one of class \[4\]"),
+    ([0, 1] * 6, [0, 1, 5] * 4, r"test_signs.h5 must hold no class that .*train_signs.h5.*Received: class \[5\]")])
+def test_classes_that_cannot_be_learnt_are_refused(tmp_path, write_h5, train_y, test_y, words):
+    write_h5(tmp_path / "train_signs.h5", "train", y=np.array(train_y))
+    write_h5(tmp_path / "test_signs.h5", "test", y=np.array(test_y))
+    with pytest.raises(utils.InputError, match=words):
+        utils.load_signs_dataset("real", tmp_path)
+
+
+def test_a_class_that_neither_file_shows_harms_nobody(tmp_path, write_h5):
+    for part in ("train", "test"):
+        write_h5(tmp_path / f"{part}_signs.h5", part, y=np.arange(12) % 5)
+    _, train_y, _, test_y, classes = utils.load_signs_dataset("real", tmp_path)
+    assert len(classes) == 6 and set(train_y) == set(test_y) == set(range(5))
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.weights.h5"])
+def test_a_keras_model_is_told_from_data(tmp_path, name):
+    import keras
+
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.save_weights(tmp_path / name) if "weights" in name else model.save(tmp_path / name)
+    (tmp_path / name).rename(tmp_path / "train_signs.h5")
+    with pytest.raises(utils.InputError, match="train_set_x is missing. Received: a Keras model, with "):
         utils.load_h5(tmp_path / "train_signs.h5", "train")

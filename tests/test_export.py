@@ -11,6 +11,7 @@ from conftest import ROOT
 import cnn_utils as utils
 import export
 import happy_sequential
+import runs
 import signs_functional
 
 
@@ -57,7 +58,7 @@ def test_a_missing_package_is_named_before_anything_is_written(model, form, word
 def test_the_command_exports_what_was_trained(tmp_path, capsys, monkeypatch):
     model = signs_functional.build_model(2)
     notes = {"classes": ["left", "right"], "data": "folder", "dry_run": False, "temperature": 1.0, "usual": 1.0}
-    utils.save_model(model, tmp_path / "model.keras", notes, np.zeros((1, 2048), np.float16))
+    runs.save_model(model, tmp_path / "model.keras", notes, np.zeros((1, 2048), np.float16))
     monkeypatch.setattr(sys, "argv", ["signs_functional.py", "--export", "saved_model", "--output-dir", str(tmp_path)])
     assert signs_functional.main() == 0
     assert "your own pictures of left, right" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 from conftest import run_script
 
 import cnn_utils as utils
+import runs
 
 
 def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
@@ -28,4 +29,4 @@ def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
     with pytest.raises(utils.InputError, match='--magic needs the package nowhere_to_be_found: pip install "x>=1"'):
-        utils.require("nowhere_to_be_found", "--magic", "x>=1")
+        runs.require("nowhere_to_be_found", "--magic", "x>=1")

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import cnn_utils as utils
+import prediction
 
 QUADRANTS = {"top left": (200, 40, 40), "top right": (40, 200, 40), "bottom left": (40, 40, 200),
              "bottom right": (220, 220, 60)}
@@ -45,14 +46,14 @@ def test_a_photo_is_turned_as_its_exif_note_says(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "photo.jpg", exif=exif, quality=95)
-    assert_upright(utils.read_image(tmp_path / "photo.jpg", 64), tolerance=12)
+    assert_upright(prediction.read_image(tmp_path / "photo.jpg", 64), tolerance=12)
 
 
 def test_a_phone_sized_photo_is_cropped_to_its_centre_not_squeezed(tmp_path):
     image = Image.new("RGB", (4032, 3024), (250, 0, 250))
     image.paste(four_colours(3024, 3024), ((4032 - 3024) // 2, 0))
     image.save(tmp_path / "phone.jpg", quality=90)
-    pixels = utils.read_image(tmp_path / "phone.jpg", 64)
+    pixels = prediction.read_image(tmp_path / "phone.jpg", 64)
     assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
     assert_upright(pixels, tolerance=12)
 
@@ -66,7 +67,7 @@ def test_transparent_parts_are_laid_on_white(tmp_path, mode):
     if mode == "palette":
         image = image.quantize()
     image.save(tmp_path / "picture.png")
-    found = corners(utils.read_image(tmp_path / "picture.png", 64))
+    found = corners(prediction.read_image(tmp_path / "picture.png", 64))
     np.testing.assert_allclose(found["top left"], 255, atol=2)
     np.testing.assert_allclose(found["bottom left"], 255, atol=2)
     assert found["top right"].max() < 230
@@ -74,13 +75,13 @@ def test_transparent_parts_are_laid_on_white(tmp_path, mode):
 
 def test_cmyk_becomes_rgb(tmp_path):
     four_colours().convert("CMYK").save(tmp_path / "print.jpg", quality=95)
-    assert_upright(utils.read_image(tmp_path / "print.jpg", 64), tolerance=16)
+    assert_upright(prediction.read_image(tmp_path / "print.jpg", 64), tolerance=16)
 
 
 def test_sixteen_bit_grey_is_scaled_not_cut_off(tmp_path):
     ramp = np.linspace(0, 65535, 80).astype(np.uint16)
     Image.fromarray(np.tile(ramp, (80, 1))).save(tmp_path / "scan.png")
-    pixels = utils.read_image(tmp_path / "scan.png", 80)
+    pixels = prediction.read_image(tmp_path / "scan.png", 80)
     np.testing.assert_allclose(pixels[40, :, 0], ramp / 257, atol=1)
 
 
@@ -88,7 +89,7 @@ def test_sixteen_bit_grey_is_scaled_not_cut_off(tmp_path):
 def test_floating_point_tiffs_are_scaled_by_their_range(tmp_path, white):
     ramp = np.linspace(0, white, 80, dtype=np.float32)
     Image.fromarray(np.tile(ramp, (80, 1))).save(tmp_path / "float.tif")
-    np.testing.assert_allclose(utils.read_image(tmp_path / "float.tif", 80)[40, :, 1], ramp / white * 255, atol=1)
+    np.testing.assert_allclose(prediction.read_image(tmp_path / "float.tif", 80)[40, :, 1], ramp / white * 255, atol=1)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "LAB"])
@@ -97,25 +98,25 @@ def test_every_other_mode_becomes_three_channels(tmp_path, mode):
     if mode == "LAB":
         image = Image.merge("LAB", image.split())       # Pillow makes no LAB from RGB, but reads such files
     image.save(tmp_path / "picture.tif")
-    pixels = utils.read_image(tmp_path / "picture.tif", 64)
+    pixels = prediction.read_image(tmp_path / "picture.tif", 64)
     assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8 and np.ptp(pixels) > 50
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     four_colours().save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (80, 80))])
-    assert_upright(utils.read_image(tmp_path / "moving.gif", 64), tolerance=20)
+    assert_upright(prediction.read_image(tmp_path / "moving.gif", 64), tolerance=20)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000)])
 def test_tiny_and_thin_pictures_are_scaled(tmp_path, size):
     Image.new("RGB", size, (10, 200, 30)).save(tmp_path / "thin.png")
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "thin.png", 64), np.full((64, 64, 3), (10, 200, 30)))
+    np.testing.assert_array_equal(prediction.read_image(tmp_path / "thin.png", 64), np.full((64, 64, 3), (10, 200, 30)))
 
 
 def test_a_picture_of_the_right_size_is_not_touched(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "seen.png")
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "seen.png", 64), pixels)
+    np.testing.assert_array_equal(prediction.read_image(tmp_path / "seen.png", 64), pixels)
 
 
 def truncated_jpeg(path):
@@ -134,7 +135,7 @@ def test_what_is_no_picture_is_named_with_its_reason(tmp_path, make, reason):
     path = tmp_path / "me.jpg"
     make(path)
     with pytest.raises(utils.InputError) as error:
-        utils.read_image(path, 64)
+        prediction.read_image(path, 64)
     assert str(error.value).startswith(f"{path}: ")
     assert reason in str(error.value).partition("Received: ")[2]
 
@@ -143,7 +144,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.new("1", (3000, 3000)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     with pytest.raises(utils.InputError, match="scale it down. Received: "):
-        utils.read_image(tmp_path / "bomb.png", 64)
+        prediction.read_image(tmp_path / "bomb.png", 64)
 
 
 def test_a_damaged_exif_note_does_not_keep_a_picture_from_being_read(tmp_path):
@@ -153,14 +154,14 @@ def test_a_damaged_exif_note_does_not_keep_a_picture_from_being_read(tmp_path):
     data = (tmp_path / "photo.jpg").read_bytes()
     begin = data.index(b"Exif\0\0") + 6
     (tmp_path / "photo.jpg").write_bytes(data[:begin] + b"\xff" * 20 + data[begin + 20:])
-    assert_upright(utils.read_image(tmp_path / "photo.jpg", 64), tolerance=12)
+    assert_upright(prediction.read_image(tmp_path / "photo.jpg", 64), tolerance=12)
 
 
 @pytest.mark.parametrize("crop, places", [("stretch", list(QUADRANTS)), ((0, 0, 40), ["top left"] * 4),
                                           ((80, 0, 40), ["top right"] * 4)])
 def test_the_part_to_look_at_can_be_chosen(tmp_path, crop, places):
     four_colours(160, 80).save(tmp_path / "wide.png")
-    found = corners(utils.read_image(tmp_path / "wide.png", 64, crop))
+    found = corners(prediction.read_image(tmp_path / "wide.png", 64, crop))
     for colour, place in zip(found.values(), places):
         np.testing.assert_allclose(colour.astype(int), QUADRANTS[place], atol=2)
 
@@ -168,4 +169,4 @@ def test_the_part_to_look_at_can_be_chosen(tmp_path, crop, places):
 def test_a_crop_outside_the_picture_is_refused(tmp_path):
     four_colours(160, 80).save(tmp_path / "wide.png")
     with pytest.raises(utils.InputError, match="within the picture of 160 x 80 pixels. Received: 100,0,70"):
-        utils.read_image(tmp_path / "wide.png", 64, (100, 0, 70))
+        prediction.read_image(tmp_path / "wide.png", 64, (100, 0, 70))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import cnn_utils as utils
+import prediction
 import trust
 from benchmarks.fuzz import good_h5, good_pictures
 
@@ -45,7 +46,7 @@ def test_an_h5_file_is_read_or_refused(tmp_path, data):
 def test_a_picture_is_read_or_refused(tmp_path, data):
     (tmp_path / "me.png").write_bytes(data)
     try:
-        pixels = utils.read_image(tmp_path / "me.png", 64)
+        pixels = prediction.read_image(tmp_path / "me.png", 64)
     except utils.InputError as error:
         assert "Received: " in str(error)
     else:
@@ -60,7 +61,7 @@ def test_every_crop_gives_a_square_or_is_refused(tmp_path, width, height, crop):
     Image.new("RGB", (width, height), (10, 20, 30)).save(tmp_path / "me.bmp")
     inside = isinstance(crop, str) or (crop[0] + crop[2] <= width and crop[1] + crop[2] <= height)
     try:
-        pixels = utils.read_image(tmp_path / "me.bmp", 64, crop)
+        pixels = prediction.read_image(tmp_path / "me.bmp", 64, crop)
     except utils.InputError:
         assert not inside
     else:

@@ -1,7 +1,9 @@
 """Metrics, figures and files: what is printed and written is what was measured."""
 
 import argparse
+import io
 import json
+import zipfile
 
 import keras
 import matplotlib.image
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 import cnn_utils as utils
+import prediction
+import runs
 
 NAMES = ("0", "1", "2")
 
@@ -66,18 +70,18 @@ def test_a_column_of_probabilities_becomes_two():
 
 
 def test_several_seeds_are_summed_up_as_students_t_says():
-    summary = utils.summarise({1: 0.97, 2: 0.99, 3: 0.98})
+    summary = runs.summarise({1: 0.97, 2: 0.99, 3: 0.98})
     # Worked out by hand: deviation 0.01, t of two degrees of freedom 4.3027.
     assert summary["mean"] == pytest.approx(0.98) and summary["standard_deviation"] == pytest.approx(0.01)
     assert summary["mean_interval"] == pytest.approx([0.98 - 4.3027 * 0.01 / 3**0.5, 1.0], abs=1e-4)
     assert summary["lowest"] == 0.97 and summary["highest"] == 0.99
-    assert "mean_interval" not in utils.summarise({1: 0.9})
+    assert "mean_interval" not in runs.summarise({1: 0.9})
 
 
 def test_metrics_json_holds_what_a_reader_needs(tmp_path, write_h5, results):
     train, test = write_h5(tmp_path / "train_signs.h5"), write_h5(tmp_path / "test_signs.h5", "test")
     arguments = argparse.Namespace(seed=1, epochs=2, batch_size=32, learning_rate=0.1, dry_run=False)
-    settings = utils.run_settings("signs_functional", utils.DataFiles("synthetic", train, test), arguments)
+    settings = runs.run_settings("signs_functional", utils.DataFiles("synthetic", train, test), arguments)
     utils.save_metrics(tmp_path, settings, Answers([], ""), results, names=NAMES, device="CPU", train_seconds=1.5,
                        calibration={"temperature": 1.5},
                        examples={"train": 10, "validation": 2, "test": 5})
@@ -87,7 +91,7 @@ def test_metrics_json_holds_what_a_reader_needs(tmp_path, write_h5, results):
                 "test_accuracy": 0.6, "train_seconds": 1.5, "temperature": 1.5}
     assert {key: metrics[key] for key in expected} == expected
     assert metrics["test_accuracy_interval"] == results["interval"]
-    assert metrics["data_files"] == {"train_signs.h5": utils.sha256(train), "test_signs.h5": utils.sha256(test)}
+    assert metrics["data_files"] == {"train_signs.h5": runs.sha256(train), "test_signs.h5": runs.sha256(test)}
     assert metrics["classes"][2] == {"name": "2", "precision": None, "recall": 0.0, "examples": 2}
     assert set(metrics["versions"]) == {"python", "tensorflow", "keras", "numpy"}
 
@@ -102,7 +106,7 @@ def test_a_run_with_other_settings_moves_the_earlier_one_aside(tmp_path, capsys)
     output = tmp_path / "outputs"
     finished_run(output, {"epochs": 60, "seed": 1})
     (output / "notes.txt").write_text("the user's own")
-    utils.prepare_output_dir(output, {"epochs": 1, "seed": 1})
+    runs.prepare_output_dir(output, {"epochs": 1, "seed": 1})
     moved = list(output.glob("earlier/*/model.keras"))
     assert len(moved) == 1 and moved[0].read_text() == "an hour's work"
     assert str(moved[0].parent) in capsys.readouterr().out
@@ -111,14 +115,14 @@ def test_a_run_with_other_settings_moves_the_earlier_one_aside(tmp_path, capsys)
 
 def test_a_run_with_the_same_settings_moves_nothing(tmp_path):
     finished_run(tmp_path, {"epochs": 60, "seed": 1})
-    utils.prepare_output_dir(tmp_path, {"epochs": 60, "seed": 1})
+    runs.prepare_output_dir(tmp_path, {"epochs": 60, "seed": 1})
     assert (tmp_path / "model.keras").exists() and not (tmp_path / "earlier").exists()
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(utils.InputError, match="--output-dir.*Received: .*file"):
-        utils.prepare_output_dir(tmp_path / "file" / "outputs")
+        runs.prepare_output_dir(tmp_path / "file" / "outputs")
 
 
 def titles(monkeypatch):
@@ -174,10 +178,10 @@ def test_a_saved_model_takes_raw_pixels_one_or_many(tmp_path, script):
 
 def test_no_model_and_a_file_that_is_none_are_named(tmp_path):
     with pytest.raises(utils.InputError, match="Train one first with `python signs_functional.py`"):
-        utils.load_trained_model(tmp_path, "signs_functional", NAMES)
+        prediction.load_trained_model(tmp_path, "signs_functional", NAMES)
     (tmp_path / "model.keras").write_text("no model")
     with pytest.raises(utils.InputError, match="must be a model saved by signs_functional.py"):
-        utils.load_trained_model(tmp_path, "signs_functional", NAMES)
+        prediction.load_trained_model(tmp_path, "signs_functional", NAMES)
 
 
 def test_a_caption_may_hold_what_matplotlib_takes_for_mathematics(tmp_path):
@@ -185,3 +189,88 @@ def test_a_caption_may_hold_what_matplotlib_takes_for_mathematics(tmp_path):
     picture = np.zeros((1, 8, 8, 3), np.uint8)
     utils.draw_pictures(picture, ["a$\\x$.png\n3 (90.0%)"], "Title", tmp_path / "a.png", "real")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+# ---- a stranger's model
+
+def write_model(path, model=None, **members):
+    """Save a small network as the script would, or a given one; replace members of the archive."""
+    if model is None:
+        model = keras.Sequential([keras.layers.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(6)],
+                                 name="signs_functional")
+    model.save(path.with_name("whole.keras"))
+    with zipfile.ZipFile(path.with_name("whole.keras")) as whole, zipfile.ZipFile(path, "w") as archive:
+        for name in whole.namelist():
+            if name not in members:
+                archive.writestr(name, whole.read(name))
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def others(path):
+    """Write, one after the other, files that are no model of ours; say what must be told of each."""
+    layers = keras.layers
+    path.write_text("no model")
+    yield "not an HDF5 file: it begins with b'no model'"
+    path.write_bytes(b"")
+    yield "an empty file"
+    path.write_text("<!DOCTYPE html><title>Not found</title>")
+    yield "a web page"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    yield "a Git LFS pointer"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photos/1.png", b"")
+    yield "a zip archive that holds no Keras model"
+    model = keras.Sequential([layers.Input((64, 64, 3)), layers.Flatten(), layers.Dense(6)], name="signs_functional")
+    model.save(path.with_name("old.h5"))
+    path.with_name("old.h5").replace(path)
+    yield "a model in an HDF5 file, of Keras 3"
+    model.save_weights(path.with_name("one.weights.h5"))
+    path.with_name("one.weights.h5").replace(path)
+    yield "an HDF5 file, weights or data"
+    write_model(path, **{"metadata.json": '{"keras_version": "2.15.0"}'})
+    yield "a model of Keras 2.15.0, where Keras 3 was expected"
+    write_model(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    yield r"a damaged .keras file \(File is not a zip file\)"
+    write_model(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\x89HDF") + 3000
+    content[start:start + 50] = b"x" * 50
+    path.write_bytes(content)
+    yield "BadZipFile|OSError|damaged"
+    write_model(path, **{"config.json": '{"module": "os", "class_name": "system", "config": {"command": "touch x"}}'})
+    yield "TypeError|ValueError"
+    write_model(path, keras.Sequential([layers.Input((64, 64, 3)), layers.Lambda(lambda x: x), layers.Flatten(),
+                                        layers.Dense(6)], name="signs_functional"))
+    yield r"the network holds code of its own \(a Lambda layer\), which is not run"
+    write_model(path, keras.Sequential([layers.Input((64, 64, 3)), layers.Flatten(), layers.Dense(6)], name="other"))
+    yield "a network of another architecture, 'other' from"
+    write_model(path, keras.Sequential([layers.Input((28, 28, 1)), layers.Flatten(), layers.Dense(6)],
+                                       name="signs_functional"))
+    yield r"another architecture, 'signs_functional' from \(None, 28, 28, 1\)"
+    write_model(path, keras.Sequential([layers.Input((64, 64, 3)), layers.Flatten(), layers.Dense(10)],
+                                       name="signs_functional"))
+    yield "a model with 10"
+    array = io.BytesIO()
+    np.save(array, np.zeros((2, 3), np.float16))
+    for notes in ("{", '{"classes": "abcdef", "data": "real", "temperature": 1, "usual": 1}',
+                  '{"classes": ["0", "1", "2", "3", "4", "5"], "data": "real", "temperature": 1, "usual": 1}'):
+        write_model(path, **{"notes.json": notes, "familiar.npy": array.getvalue()})
+        yield "notes on the classes that are damaged"
+    array = io.BytesIO()
+    np.save(array, np.array([print], dtype=object), allow_pickle=True)
+    write_model(path, **{"notes.json": "{}", "familiar.npy": array.getvalue()})
+    yield "notes on the classes that are damaged .*allow_pickle"
+    path.unlink()
+    path.mkdir()
+    yield "a folder"
+
+
+def test_a_file_that_is_no_model_of_the_script_is_told_apart(tmp_path):
+    path = tmp_path / "model.keras"
+    for words in others(path):
+        with pytest.raises(utils.InputError, match=rf"^{path} must .*Received: (.*{words})") as error:
+            prediction.load_trained_model(tmp_path, "signs_functional", tuple("012345"))
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "x").exists()

@@ -9,6 +9,8 @@ from PIL import Image
 
 import cnn_utils as utils
 import happy_sequential
+import prediction
+import runs
 import signs_functional
 import trust
 
@@ -122,16 +124,16 @@ def test_grad_cam_works_on_each_network_as_it_was_saved(model, pictures, tmp_pat
     loaded = keras.models.load_model(tmp_path / "model.keras")
     heat = trust.grad_cam(loaded, pictures[0], label)
     assert heat.shape == (4, 4) and heat.min() >= 0 and (heat.max() == 1 or not heat.any())
-    assert utils.heat_over(loaded, pictures[0], label).shape == (256, 256, 3)
+    assert prediction.heat_over(loaded, pictures[0], label).shape == (256, 256, 3)
 
 
 def test_notes_travel_inside_the_model_file(model, pictures, tmp_path):
     classes = ["cat", "dög"] if model.output_shape[-1] == 1 else list("abcdef")
     familiar = trust.familiar_features(model, pictures, seed=1)
     notes = {"classes": classes, "data": "folder", "dry_run": False, "temperature": 1.5, "usual": 0.3}
-    utils.save_model(model, tmp_path / "model.keras", notes, familiar)
+    runs.save_model(model, tmp_path / "model.keras", notes, familiar)
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-    loaded, found = utils.load_trained_model(tmp_path, "any", ("x", "y"))
+    loaded, found = prediction.load_trained_model(tmp_path, model.name, ("x", "y"))
     np.testing.assert_array_equal(found.pop("familiar"), familiar)
     assert found == notes
     np.testing.assert_allclose(loaded.predict_on_batch(pictures), model.predict_on_batch(pictures), atol=1e-5)
@@ -141,9 +143,9 @@ def test_notes_travel_inside_the_model_file(model, pictures, tmp_path):
 def test_a_model_without_notes_answers_with_the_usual_names(model, tmp_path):
     model.save(tmp_path / "model.keras")
     names = ("no", "yes") if model.output_shape[-1] == 1 else signs_functional.CLASSES
-    assert utils.load_trained_model(tmp_path, "any", names)[1]["classes"] == names
+    assert prediction.load_trained_model(tmp_path, model.name, names)[1]["classes"] == names
     with pytest.raises(utils.InputError, match="one output for each of 3 classes.*Received: a model with"):
-        utils.load_trained_model(tmp_path, "any", ("a", "b", "c"))
+        prediction.load_trained_model(tmp_path, model.name, ("a", "b", "c"))
 
 
 def told(capsys, tmp_path, model, pictures, usual, **options):
@@ -151,7 +153,7 @@ def told(capsys, tmp_path, model, pictures, usual, **options):
              "familiar": trust.familiar_features(model, pictures, 1)}
     Image.fromarray(pictures[0]).save(tmp_path / "one.png")
     utils.use_headless_figures(show=False)
-    assert utils.predict_images(model, notes, [tmp_path / "one.png"], tmp_path / "out", **options) == 0
+    assert prediction.predict_images(model, notes, [tmp_path / "one.png"], tmp_path / "out", **options) == 0
     return capsys.readouterr().out
 
 
