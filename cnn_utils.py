@@ -323,7 +323,7 @@ def find_data(name, data="auto", data_dir=None):
     train, test = paths = [folder / file for file in names]
     note = ""
     if data != "synthetic":
-        missing = [path.name for path in paths if not path.exists()]
+        missing = [path.name for path in paths if not os.path.exists(path)]     # False, too, where one may not look
         if not missing:
             kind = "synthetic" if any(map(is_rendered, paths)) else "real"
             if data == "real" and kind == "synthetic":

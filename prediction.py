@@ -7,6 +7,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import zipfile
@@ -42,7 +43,7 @@ def load_trained_model(output_dir, script, names, network=None):
     import keras
 
     path = pathlib.Path(output_dir) / "model.keras"
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"There is no trained model yet: expected {path}. Train one first with `python {script}.py`, "
                          f"or name the folder of an earlier run with --output-dir. Received: no such file")
     network = network or script
@@ -170,11 +171,10 @@ def read_image(path, size, crop="center"):
         raise InputError(f"{path}: {expected}. Received: {kind}") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {expected} of a usual size; scale it down. Received: {error}") from None
-    except PermissionError as error:
-        raise InputError(f"{path}: {expected} that may be read; change its permissions. "
-                         f"Received: {error.strerror}") from None
     except Exception as error:      # Pillow's readers raise nearly every kind for one damaged byte or another
-        reason = "a folder" if path.is_dir() else f"a damaged picture ({getattr(error, 'strerror', None) or error})"
+        reason = f"a damaged picture ({error})"
+        if getattr(error, "errno", None):       # the system's own, not Pillow's
+            reason = "a folder" if os.path.isdir(path) else f"a file that cannot be opened ({error.strerror})"
         raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
     return np.asarray(image)
 

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import csv
 import datetime
+import errno
 import hashlib
 import importlib.util
 import json
@@ -53,13 +54,14 @@ def require(module, purpose, package):
 # ----------------------------------------------------------------------- files
 
 @contextlib.contextmanager
-def unfinished(path):
+def unfinished(path, room=0):
     """Give a path to write to; what was written gets its name when it is complete, and not before.
 
     A full disk or an interruption then leaves the file of before as it was.
 
     Args:
         path: the file, or folder, that is to appear.
+        room: bytes that it will need at least; without them, nothing is begun.
 
     Raises:
         InputError: it cannot be written.
@@ -68,6 +70,8 @@ def unfinished(path):
     # The ending stays last, for many writers look at it; the number tells two runs apart.
     aside = path.with_name(f"unfinished_{os.getpid()}_{path.name}")
     try:
+        if room > shutil.disk_usage(path.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield aside
         if path.is_dir():
             shutil.rmtree(path)
@@ -290,6 +294,9 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
         model.fit(batches.skip((done - begin) * steps_per_epoch) if done > begin else batches, shuffle=False,
                   epochs=epochs, initial_epoch=done, steps_per_epoch=steps_per_epoch,
                   validation_data=validation_data, callbacks=callbacks)
+    except InputError:
+        print()     # behind the progress bar
+        raise
     except KeyboardInterrupt:
         if not history:
             raise
@@ -321,7 +328,10 @@ def back_up(path, settings, history):
         def on_epoch_end(self, epoch, logs=None):
             for metric, value in logs.items():
                 history.setdefault(metric, []).append(float(value))
-            with unfinished(path) as aside:
+            # HDF5 that runs out of room in the middle of a file complains in many lines: looked for beforehand.
+            numbers = sum(variable.numpy().nbytes for variable in
+                          [*self.model.variables, *self.model.optimizer.variables])
+            with unfinished(path, room=numbers + 1_000_000) as aside:
                 self.model.save_weights(aside)
                 with h5py.File(aside, "a") as file:
                     file["state"] = json.dumps({

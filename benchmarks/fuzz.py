@@ -34,11 +34,12 @@ def good_h5():
     """Yield small files of the course's schema."""
     import h5py
 
-    for options in ({}, {"compression": "gzip"}, {"chunks": (1, 64, 64, 3), "shuffle": True, "compression": "gzip"}):
+    shuffled = {"chunks": (1, 64, 64, 3), "shuffle": True, "compression": "gzip"}
+    for kind, options in ((np.uint8, {"compression": "lzf"}), (np.uint8, {"compression": "gzip"}), (np.uint8, shuffled),
+                          (np.float32, {"compression": "gzip"}), (np.uint16, {"compression": "gzip"})):
         file = io.BytesIO()
         with h5py.File(file, "w") as data:
-            data.create_dataset("train_set_x", data=np.zeros((2, 64, 64, 3), np.uint8), **(options or {
-                "compression": "lzf"}))
+            data.create_dataset("train_set_x", data=np.zeros((2, 64, 64, 3), kind), **options)
             data["train_set_y"], data["list_classes"] = np.array([[0, 1]]), np.array([b"0", b"1"])
         yield file.getvalue()
 

@@ -70,18 +70,27 @@ def has_classes(folder):
 
 
 def sub_folders(folder):
-    """Return the names of the visible sub-folders, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """Return the names of the visible sub-folders, sorted; raise an InputError if that may not be looked at."""
+    try:
+        # `os.path.isdir`: a link that leads to itself is no folder, and no error.
+        return sorted(name for name in os.listdir(folder)
+                      if not name.startswith(".") and os.path.isdir(os.path.join(folder, name)))
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that may be listed; change its permissions. "
+                         f"Received: {error.strerror}") from None
 
 
-def pictures_in(folder):
-    """Return the visible files below a folder whose names end as pictures' do, sorted."""
+def pictures_in(folder, unlisted=None):
+    """Return the visible files below a folder whose names end as pictures' do, sorted.
+
+    `unlisted` is called with the OSError of each folder that may not be looked at.
+    """
     from PIL import Image
 
     endings = set(Image.registered_extensions())
     found = []
     # Links to folders are not followed: one that leads back up would never end.
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=unlisted):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [pathlib.Path(place, name) for name in sorted(files)
                   if not name.startswith(".") and pathlib.Path(name).suffix.lower() in endings]
@@ -113,7 +122,9 @@ def list_folder(folder, classes):
     """
     paths, y = [], []
     for label, name in enumerate(classes):
-        here = pictures_in(pathlib.Path(folder) / name)
+        here = pictures_in(pathlib.Path(folder) / name, unlisted=lambda error: print(
+            f"left out: {printable(str(error.filename))}: expected a folder that may be listed; change its "
+            f"permissions. Received: {error.strerror}", file=sys.stderr))
         paths += here
         y += [label] * len(here)
     faults = readable(paths)

@@ -88,6 +88,30 @@ def test_pictures_in_sub_folders_of_a_class_belong_to_it(tmp_path):
     assert np.bincount(np.concatenate([train_y, test_y])).tolist() == [3, 5]
 
 
+def test_links_to_themselves_and_folders_that_may_not_be_listed_are_named(tmp_path, capsys, monkeypatch):
+    for name in ("blue", "red", "red/deep"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (9, 9), name.split("/")[0]).save(tmp_path / name / f"{number}.png")
+    for name in ("loop", "red/loop", "red/loop.png"):
+        os.symlink(os.path.basename(name), tmp_path / name)
+    listing = os.scandir
+
+    def refused(folder):
+        if str(folder).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    train_x, _, test_x, _, classes = folders.load_folder(tmp_path)
+    assert list(classes) == ["blue", "red"] and len(train_x) + len(test_x) == 8
+    first, second = capsys.readouterr().err.splitlines()
+    assert "red/deep: expected a folder that may be listed" in first and first.endswith("Permission denied")
+    assert "loop.png: expected a picture" in second and "Too many levels of symbolic links" in second
+    with pytest.raises(utils.InputError, match="expected a folder that may be listed.*Received: No such file"):
+        folders.has_classes(tmp_path / "nothing")
+
+
 @pytest.mark.parametrize("counts, words", [({"blue": 5}, "two at least.*Received: blue"),
                                            ({"blue": 5, "amber": 2}, "3 pictures at least.*Received: amber .2."),
                                            ({}, "Received: no sub-folder")])

@@ -1,5 +1,6 @@
 """Nothing lost: interrupted runs, files that appear whole or not at all, the same answer twice."""
 
+import argparse
 import csv
 import hashlib
 import json
@@ -97,6 +98,19 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, folder):
     with runs.unfinished(path) as aside:
         aside.write_text("new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_backup_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    callback = runs.back_up(tmp_path / runs.BACKUP, SETTINGS, {})
+    callback.set_model(model)
+    callback.on_epoch_end(0, {"loss": 1.0})
+    before = (tmp_path / runs.BACKUP).read_bytes()
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: argparse.Namespace(free=1_000_000))
+    with pytest.raises(utils.InputError, match="cannot be saved.*room in it.*Received: No space left on device"):
+        callback.on_epoch_end(1, {"loss": 1.0})
+    assert (tmp_path / runs.BACKUP).read_bytes() == before and os.listdir(tmp_path) == [runs.BACKUP]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -293,7 +307,7 @@ def test_pictures_that_may_not_be_read_are_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refused)
-    with pytest.raises(utils.InputError, match="one.png: .*change its permissions. Received: Permission denied"):
+    with pytest.raises(utils.InputError, match=r"Received: a file that cannot be opened \(Permission denied\)"):
         prediction.read_image(tmp_path / "one.png", 64)
 
 
