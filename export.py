@@ -91,10 +91,10 @@ def export_model(model, formats, output_dir):
         InputError: a package is missing, or an exported network answers
             otherwise than the original; then no result is left behind.
     """
-    output_dir = runs.prepare_output_dir(output_dir)
     for name in formats:
         for module, package in FORMATS[name][1]:
             runs.require(module, f"--export {name}", package)
+    output_dir = runs.prepare_output_dir(output_dir)
     # Whatever the network is for: on coloured squares, too, two runtimes must agree. One picture alone, and several.
     size = model.input_shape[1:]
     squares = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.float32)

@@ -189,7 +189,14 @@ def lock(folder, seconds):
     except filelock.Timeout:
         raise InputError(f"Another run is writing into {folder}: wait for its end, or choose another folder with "
                          f"--output-dir. Received: a folder that is locked") from None
-    atexit.register(held.release)
+
+    def give_back():
+        # Gone before it is open: whoever waits with this file in hand sees that it has no name any more.
+        with contextlib.suppress(OSError):
+            os.unlink(held.lock_file)
+        held.release()
+
+    atexit.register(give_back)
 
 
 def check_same_settings(before, now, output_dir):

@@ -222,7 +222,7 @@ def test_from_a_file_the_last_layer_is_trained_first_and_then_all(files, tmp_pat
     changed = [line for line in process.stdout.splitlines() if line.startswith("Changed: ")]
     assert changed == ["Changed: 1 predictions predictions", "Changed: 107 conv1_conv predictions"]
     with open(tmp_path / "history.csv") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["weights"] == IMAGENET_FILE and metrics["epochs"] == 2
     assert metrics["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -38,7 +38,7 @@ def test_dry_run_goes_the_whole_path(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
     files = {"model.keras", "history.csv", "metrics.json", "report.html"}
-    assert {path.name for path in folder.iterdir()} == FIGURES | files | {".lock"}
+    assert {path.name for path in folder.iterdir()} == FIGURES | files
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["script"] == script and metrics["data"] == source and metrics["dry_run"] is True

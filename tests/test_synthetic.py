@@ -92,12 +92,14 @@ def accuracy(model, loss, optimizer, epochs, batches, x, y):
     return model.evaluate(x, y, verbose=0)[1]
 
 
-@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 25), ("signs", "signs_functional", 6)])
+@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 40), ("signs", "signs_functional", 6)])
 def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
     import keras
 
     script = __import__(script)
     keras.utils.set_random_seed(1)
+    if utils.computes_bfloat16():
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")       # faster, as in the scripts
     train_x, train_y, test_x, test_y, classes = utils.load_files(utils.find_data(name, "synthetic"), SIZES[name][2])
     convnet = script.build_model()
     if convnet.output_shape[1] == 1:
