@@ -29,8 +29,6 @@ def build_model(classes=2):
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
-    # Each picture by itself to mean 0 and spread 1: how bright it is and how strong its contrasts say nothing.
-    model.add(layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, name="standardise"))
     # Height and width are halved four times, 64 to 4. On the smaller pictures there is time for a second
     # convolution, which combines what the first one found.
     for name, filters, halve in (("1", 16, True), ("2", 32, True), ("3a", 64, False), ("3b", 64, True),
