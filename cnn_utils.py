@@ -20,9 +20,11 @@ import math
 import os
 import pathlib
 import platform
+import re
 import sys
 import tempfile
 import traceback
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -165,14 +167,21 @@ def run(main):
     # A terminal, or the file that is printed to, may lack a letter.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
+    # Notes of Pillow's about large pictures and odd metadata, and of Matplotlib's about letters that a font lacks.
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", message="Glyph")
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nInterrupted: there is nothing but what was announced as saved", file=sys.stderr)
+        print("\nInterrupted: there is nothing but what was announced as saved. A training that has finished an epoch "
+              "is gone on with by --resume", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
+        inside = re.search("InputError: (.*)", str(error))
         if isinstance(error, InputError):
             message = str(error)
+        elif inside:        # a picture that disappeared meanwhile, say: TensorFlow wraps what its threads raise
+            message = inside[1]
         elif isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
             message = (f"The memory does not suffice: expected room for a step of the training; try --batch-size 8, or "
                        f"half of what it was. Received: {(str(error).splitlines() or ['no more memory'])[0][:200]}")
@@ -208,7 +217,7 @@ def quiet_start():
         os.dup2(caught.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             caught.seek(0)
             os.write(stderr, caught.read())
             raise
@@ -331,9 +340,15 @@ def find_data(name, data="auto", data_dir=None):
                                  f"Received: {folder}, whose files are SYNTHETIC")
             return DataFiles(kind, train, test)
         if data_dir is not None and len(missing) == 2:
-            from datasets.folders import has_classes
+            from datasets.folders import has_classes, pictures_in, sub_folders
             if has_classes(folder):
                 return DataFiles("folder", folder, folder)
+            filled = [place for place in (folder, *(folder / name for name in sub_folders(folder)))
+                      if pictures_in(place)]
+            if filled and data != "real":
+                raise InputError(f"{folder} must hold {names[0]} and {names[1]}, or one sub-folder of pictures for "
+                                 "each class, two at least, or such sub-folders in `train`; for rendered pictures, "
+                                 f"give --data synthetic. Received: pictures in {', '.join(map(str, filled[:3]))} only")
         if data == "real" or len(missing) == 1:
             raise InputError(
                 f"{' and '.join(missing)} missing: a data set is a train and a test file, both in one folder. "
@@ -348,6 +363,8 @@ def is_rendered(path):
     """Say whether the file was made by `datasets.synthetic`, wherever it lies and whatever its name."""
     import h5py
 
+    if not os.path.isfile(path):
+        return False        # a pipe, say, would be waited for
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get("data") == "SYNTHETIC"
@@ -437,6 +454,8 @@ def load_h5(path, part):
 
     keys = f"{part}_set_x", f"{part}_set_y", "list_classes"
     try:
+        if not os.path.isfile(path):
+            raise OSError("not a file")
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"{path} must be an HDF5 file with the keys {', '.join(keys)}. Delete it and get it "
@@ -452,21 +471,50 @@ def load_h5(path, part):
     except Exception as error:      # h5py raises nearly every kind for one damaged byte or another
         raise InputError(f"{path} cannot be read to its end. Delete it and get it again (python -m "
                          f"datasets.download). Received: {what_it_is(path, error)}") from None
-    if y.size != len(x) or y.shape not in {(len(x),), (1, len(x)), (len(x), 1)}:
-        raise InputError(f"{keys[1]} in {path} must hold one label for each of the {len(x)} pictures, as (m,), "
-                         f"(1, m) or (m, 1). Received: {y.shape}")
     try:
-        classes = np.ravel(classes).astype(np.int64)    # b"3" and 3 alike become 3
+        return x, *labels_and_classes(y, classes, names, len(x), keys, path)
+    except InputError:
+        raise
+    except Exception as error:      # of objects, references and the like, NumPy raises many kinds
+        raise InputError(f"{keys[1]} and list_classes in {path} must be arrays of whole numbers. "
+                         f"Received: {type(error).__name__}: {error}") from None
+
+
+def labels_and_classes(y, classes, names, count, keys, path):
+    """Check what a file of the course's schema holds besides its pictures, see `load_h5`.
+
+    Args:
+        y, classes: arrays as they were read.
+        names: the attribute of `list_classes` that holds the classes' names, or None.
+        count: int, number of pictures.
+        keys, path: for the messages.
+
+    Returns:
+        y (count,) int64 and classes (k,), int64 or str.
+    """
+    if y.size != count or y.shape not in {(count,), (1, count), (count, 1)}:
+        raise InputError(f"{keys[1]} in {path} must hold one label for each of the {count} pictures, as (m,), "
+                         f"(1, m) or (m, 1). Received: {y.shape}")
+    listed = np.ravel(classes)
+    try:
+        classes = listed.astype(np.int64)       # b"3" and 3 alike become 3
+        if len(set(classes)) < len(classes) or not len(classes) or (listed.dtype.kind == "f"
+                                                                    and (listed != classes).any()):
+            raise ValueError
     except (ValueError, TypeError, OverflowError):
-        raise InputError(f"list_classes in {path} must hold whole numbers. "
-                         f"Received: {np.ravel(classes).tolist()}") from None
+        raise InputError(f"list_classes in {path} must hold whole numbers, each once. "
+                         f"Received: {listed[:10].tolist()}") from None
     y = np.ravel(y)
     if y.dtype.kind not in "iuf" or not np.isin(y, np.arange(len(classes))).all():
         raise InputError(f"{keys[1]} in {path} must hold whole numbers from 0 to {len(classes) - 1}, one for each "
                          f"class. Received: {np.unique(y)[:10].tolist()}")
-    if names is not None and len(names) == len(classes):
-        classes = np.array([str(name) for name in names])
-    return x, y.astype(np.int64), classes
+    if names is not None:
+        texts = [printable(name.decode() if isinstance(name, bytes) else str(name)) for name in np.ravel(names)]
+        if len(set(texts)) != len(classes) or not all(texts):
+            raise InputError(f"The names of list_classes in {path} must be one for each of {len(classes)} classes, no "
+                             f"two alike. Received: {texts[:10]}")
+        classes = np.array(texts)
+    return y.astype(np.int64), classes
 
 
 def check_headers(file, keys, path):
@@ -482,6 +530,11 @@ def check_headers(file, keys, path):
             keras_model = "keras_version" in file.attrs or "model_weights" in file or {"layers", "vars"} <= set(file)
             raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. Received: "
                              f"{'a Keras model, with ' if keras_model else ''}{', '.join(file) or 'an empty file'}")
+        if file[key].external or file[key].is_virtual or not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise InputError(f"{path} must hold its arrays itself: a file that makes others be read is not followed. "
+                             f"Received: {key} in another file")
+        if file[key].shape is None:
+            raise InputError(f"{path} must hold the arrays {', '.join(keys)}. Received: {key} without values")
     shape, kind = file[keys[0]].shape, file[keys[0]].dtype
     if shape is None or len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind.kind not in "uif":
         raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
@@ -491,6 +544,10 @@ def check_headers(file, keys, path):
         raise InputError(f"{path} must hold as many pictures as it declares. Delete it and get it again (python -m "
                          f"datasets.download). Received: {shape[0]:,} pictures declared in a file of "
                          f"{os.path.getsize(path):,} bytes")
+    for key in keys:
+        if not file[key].id.get_storage_size():
+            raise InputError(f"{path} must hold the arrays {', '.join(keys)}. Write it or get it again (python -m "
+                             f"datasets.download). Received: {key} declared, but never written")
 
 
 def read_pixels(dataset, key, path):
@@ -514,10 +571,10 @@ def read_pixels(dataset, key, path):
     if low < 0 or high > 255:
         raise InputError(f"{key} in {path} must hold pixels of 0 to 255, or fractions of 0 to 1; bring them to one of "
                          f"the two. Received: {dataset.dtype} from {low:g} to {high:g}")
-    white = 1 if dataset.dtype.kind == "f" and high <= 1 else 255
+    white = 1 if dataset.dtype.kind == "f" and high <= 1.001 else 255       # a little over: rounding
     x = np.empty(dataset.shape, np.uint8)
     for part in parts:
-        x[part] = np.rint(dataset[part].astype(np.float64) * (255 / white))
+        x[part] = np.rint(np.minimum(dataset[part].astype(np.float64) * (255 / white), 255))
     print(f"{key} in {path} holds {dataset.dtype} from {low:g} to {high:g}: taken as 0 to {white}, made uint8 0 to 255")
     return x
 
@@ -534,6 +591,10 @@ def what_it_is(path, error):
     path = pathlib.Path(path)
     if path.is_dir():
         return "a folder"
+    if path.exists() and not path.is_file():
+        return "neither a file nor a folder"
+    if "unable to lock" in str(error):
+        return "a file that another program has open for writing; end that first"
     try:
         with open(path, "rb") as file:
             kind = kind_of_file(file.read(64))
@@ -939,8 +1000,8 @@ def plot_confusion_matrix(results, names, path, kind):
         ax.text(column, row, confusion[row, column], ha="center", va="center",
                 color="white" if shares[row, column] > 0.5 else INK)
     ax.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
-    ax.set_xticklabels(names)
-    ax.set_yticklabels(names)
+    ax.set_xticklabels(names, parse_math=False)     # a folder's name may hold a $
+    ax.set_yticklabels(names, parse_math=False)
     save_figure(figure, f"Test set: {results['accuracy']:.1%} right", path, kind)
 
 

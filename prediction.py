@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 import sys
 import zipfile
 
@@ -16,7 +17,7 @@ import numpy as np
 
 import cnn_utils as utils
 from datasets import kind_of_file
-from runs import InputError, prepare_output_dir
+from runs import InputError, prepare_output_dir, unfinished
 
 # Below this probability an answer is "not sure": of such answers, more than three in ten would be wrong.
 SURE = 0.7
@@ -59,9 +60,13 @@ def load_trained_model(output_dir, script, names, network=None):
         if "Lambda" in str(error):
             reason = "the network holds code of its own (a Lambda layer), which is not run"
         raise InputError(f"{expected}{type(error).__name__}: {reason}") from None
-    if model.name != network or model.input_shape != (None, *utils.PICTURE_SHAPE) or len(model.output_shape) != 2:
-        raise InputError(f"{expected}a network of another architecture, {model.name!r} from {model.input_shape} to "
-                         f"{model.output_shape}, where {network!r} from {(None, *utils.PICTURE_SHAPE)} was expected")
+    takes, gives, whole = (getattr(model, name, None) for name in ("input_shape", "output_shape", "layers"))
+    if (model.name != network or takes != (None, *utils.PICTURE_SHAPE) or not isinstance(gives, tuple)
+            or len(gives) != 2 or not isinstance(whole[-1], keras.layers.Dense)):
+        raise InputError(f"{expected}a network of another architecture, {utils.printable(model.name)!r} from {takes} "
+                         f"to {gives}, where {network!r} from {(None, *utils.PICTURE_SHAPE)} was expected")
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise InputError(f"{expected}weights that are not finite numbers")
     notes = {"classes": names, "data": "unknown", "dry_run": False, "temperature": 1.0, "familiar": None}
     try:
         notes.update(read_notes(path, model.layers[-1].input.shape[-1]))
@@ -84,8 +89,10 @@ def model_kind(path):
     import h5py
 
     try:
+        if not os.path.isfile(path):
+            return "a folder" if os.path.isdir(path) else "neither a file nor a folder"
         with open(path, "rb") as file:
-            kind = kind_of_file(file.read(64))
+            kind = kind_of_file(file.read(64)).replace("an HDF5 file:", "a .keras file:")
         if kind == "a zip archive":
             with zipfile.ZipFile(path) as archive:
                 if not {"config.json", "metadata.json", "model.weights.h5"} <= set(archive.namelist()):
@@ -121,9 +128,12 @@ def read_notes(path, width):
         with archive.open("familiar.npy") as file:
             notes["familiar"] = np.load(file, allow_pickle=False)
     if not (isinstance(notes["classes"], list) and all(isinstance(name, str) for name in notes["classes"])
-            and isinstance(notes["data"], str) and notes["familiar"].shape[1:] == (width,)
-            and np.isfinite([notes["temperature"], notes["usual"]]).all()):
+            and isinstance(notes["data"], str) and isinstance(notes["temperature"], float | int)
+            and isinstance(notes["usual"], float | int) and notes["familiar"].dtype.kind == "f"
+            and notes["familiar"].shape[1:] == (width,) and len(notes["familiar"])
+            and np.isfinite(notes["familiar"]).all()):
         raise ValueError("they are not of the kind that a training saves")
+    notes["classes"] = [utils.printable(name) for name in notes["classes"]]
     return notes
 
 
@@ -152,7 +162,9 @@ def read_image(path, size, crop="center"):
     path = pathlib.Path(path)
     expected = "expected a picture (JPEG, PNG, WebP, TIFF, ...)"
     try:
-        with Image.open(path) as image:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path}: {expected}. Received: {'a folder' if path.is_dir() else 'a device or a pipe'}")
+        with Image.open(path, formats=readers()) as image:
             image.load()
             # A damaged note of the camera's harms no pixel: the picture is taken as it lies.
             with contextlib.suppress(Exception):
@@ -167,7 +179,10 @@ def read_image(path, size, crop="center"):
     except FileNotFoundError:
         raise InputError(f"{path}: {expected}; check the name. Received: no such file") from None
     except UnidentifiedImageError:
-        kind = "an empty file" if path.stat().st_size == 0 else "a file that is no picture"
+        with open(path, "rb") as file:
+            head = file.read(12)
+        kind = ("an empty file" if not head else "a HEIC picture: convert it to JPEG" if head[4:11] == b"ftyphei"
+                else "a file that is no picture")
         raise InputError(f"{path}: {expected}. Received: {kind}") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {expected} of a usual size; scale it down. Received: {error}") from None
@@ -177,6 +192,14 @@ def read_image(path, size, crop="center"):
             reason = "a folder" if os.path.isdir(path) else f"a file that cannot be opened ({error.strerror})"
         raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
     return np.asarray(image)
+
+
+def readers():
+    """Return the names of Pillow's readers but the one that hands the file to another program, Ghostscript."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
 
 
 def square(size, crop):
@@ -207,6 +230,8 @@ def scale(image, box, size):
         # White is 65535, but floating-point pictures may also count to 1 or to 255.
         white = 65535
         if image.mode == "F":
+            if not np.isfinite(np.asarray(image)).all():
+                raise ValueError("pixels that are no finite numbers")
             white = next((top for top in (1, 255) if image.getextrema()[1] <= top), 65535)
         else:
             image = image.convert("I").convert("F")
@@ -251,8 +276,9 @@ def predict_images(model, notes, paths, output_dir, *, crop="center", tta=False,
             said = f"{notes['classes'][row.argmax()]} ({row.max():.1%})"
             name = utils.printable(path.name)
             # Numbered: two folders may hold one name. Cut: a name has 255 bytes at most.
-            seen = folder / f"{number:02d}_{utils.printable(path.stem)[:100]}.png"
-            Image.fromarray(picture).save(seen)
+            seen = folder / f"{number:02d}_{utils.printable(path.stem).encode()[:100].decode(errors='ignore')}.png"
+            with unfinished(seen) as aside:
+                Image.fromarray(picture).save(aside)
             name = name if len(name) <= 24 else f"{name[:11]}...{name[-10:]}"
             captions.append(f"{name}\n" + (f"not sure: {said}" if doubt else said))
             print(f"{utils.printable(str(path))}: " + (f"not sure, {doubt}; at best {said}" if doubt else said)

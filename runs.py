@@ -73,9 +73,9 @@ def unfinished(path, room=0):
         if room > shutil.disk_usage(path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield aside
-        if path.is_dir():
+        if path.is_dir() and aside.is_dir():
             shutil.rmtree(path)
-        os.replace(aside, path)
+        os.replace(aside, path)     # a file never takes the place of a folder
     except OSError as error:
         raise InputError(f"{path} cannot be saved: expected a folder that can be written to, and room in it; choose "
                          f"another with --output-dir. Received: {error.strerror or error}") from None
@@ -104,11 +104,13 @@ def read_json(path):
 
 
 def sha256(path):
-    """Return the SHA-256 of a file, or of the names and sizes of a folder's files, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, or of the names and sizes of a folder's pictures, as 64 hexadecimal digits."""
     path = pathlib.Path(path)
     if path.is_dir():
-        lines = [f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for file in path.rglob("*")
-                 if file.is_file()]
+        from datasets.folders import pictures_in, sub_folders
+
+        lines = [f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for name in sub_folders(path)
+                 for file in pictures_in(path / name) if file.is_file()]
         return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -162,6 +164,9 @@ def prepare_output_dir(output_dir, settings=None, resume=False):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     settings = json.loads(json.dumps(settings))     # as they come back from a file: tuples are lists
     metrics, state = read_json(output_dir / "metrics.json"), read_backup(output_dir / BACKUP)
+    if resume and not state and (output_dir / BACKUP).exists():
+        raise InputError(f"{output_dir / BACKUP} must be the backup of a training; leave --resume out to begin anew. "
+                         f"Received: a damaged file")
     if resume and state:
         check_same_settings(state["settings"], settings, output_dir)
     elif resume:
@@ -171,8 +176,8 @@ def prepare_output_dir(output_dir, settings=None, resume=False):
         print(f"Moved an earlier run with other settings to {aside}")
     elif state and not resume:
         aside = move_aside(output_dir, BACKUP, [BACKUP])
-        print(f"Moved the backup of a run that was not finished, {len(state['history']['loss'])} epochs, to {aside}; "
-              f"with --resume, it is gone on with")
+        print(f"Moved the backup of a run that was not finished, {len(state['history']['loss'])} epochs; to go on with "
+              f"it: --resume --output-dir {aside}")
     elif not resume:
         (output_dir / BACKUP).unlink(missing_ok=True)       # damaged
     return output_dir
@@ -278,12 +283,16 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
     history = state["history"] if state else {}
     done = len(history.get("loss", []))
     if state and resume:
-        with warnings.catch_warnings():
-            # After the end of an earlier part, the backup's optimizer is another one: then only the weights are taken.
-            warnings.simplefilter("ignore")
-            model.load_weights(backup)
-        for generator, value in zip(generators(model), state["generators"]):
-            generator.assign(value)
+        try:
+            with warnings.catch_warnings():
+                # After the end of an earlier part, the backup's optimizer is another one: only the weights are taken.
+                warnings.simplefilter("ignore")
+                model.load_weights(backup)
+            for generator, value in zip(generators(model), state["generators"]):
+                generator.assign(value)
+        except Exception as error:      # of a damaged file, h5py and Keras raise many kinds
+            raise InputError(f"{backup} must be the backup of this network; leave --resume out to begin anew. "
+                             f"Received: {(str(error).splitlines() or [''])[0][:200]}") from None
         if done >= epochs:
             # The run was killed after this part of the training; what Keras does at the end of `fit` may be missing.
             model.optimizer.finalize_variable_values(model.trainable_variables)
@@ -309,7 +318,7 @@ def fit(model, batches, *, output_dir, settings, epochs, steps_per_epoch, valida
             raise
         # What Keras does at the end of `fit`: running averages of the weights, if there are any, take their place.
         model.optimizer.finalize_variable_values(model.trainable_variables)
-        print(f"\nInterrupted after {len(history['loss'])} epochs: what was learnt until now is saved, and --resume "
+        print(f"\nInterrupted after {len(history['loss'])} epochs: what was learnt until now is being saved; --resume "
               "goes on from there")
         if is_finished_before(output_dir):
             # With the same settings, or it would have been moved already. Half a training must not replace a whole.
@@ -358,8 +367,9 @@ def read_backup(path):
 
     try:
         with h5py.File(path, "r") as file:
-            return json.loads(file["state"][()])
-    except (OSError, KeyError, ValueError):
+            state = json.loads(file["state"][()])
+            return state if {"settings", "history", "generators"} <= set(state) else None
+    except Exception:       # a damaged file: h5py raises many kinds
         return None
 
 
@@ -426,6 +436,9 @@ def run_seeds(arguments):
     if arguments.predict or arguments.export:
         raise InputError("--seeds repeats a training: leave it out to ask or to export one trained model. Received: "
                          f"--seeds {arguments.seeds} and {'--predict' if arguments.predict else '--export'}")
+    if arguments.seed + arguments.seeds > 2**32:
+        raise InputError(f"--seeds counts up from --seed: the last must be below 2**32 as well. Received: "
+                         f"--seed {arguments.seed} --seeds {arguments.seeds}")
     accuracies = {}
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         folder = arguments.output_dir / f"seed_{seed}"

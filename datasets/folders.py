@@ -27,6 +27,9 @@ TEST_SHARE = 0.15
 # The split has a seed of its own: another --seed must not make yesterday's training pictures today's test.
 SPLIT_SEED = 1
 
+# What the folders of the two sets are called, in any case: none of these is the name of a class.
+TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+
 
 class PictureFiles:
     """Pictures on disk that can be indexed like an array (m, 64, 64, 3) uint8.
@@ -66,15 +69,18 @@ class PictureFiles:
 def has_classes(folder):
     """Say whether a folder holds sub-folders with pictures: at least two, or one called `train`."""
     filled = [name for name in sub_folders(folder) if pictures_in(pathlib.Path(folder) / name)]
-    return len(filled) > 1 or "train" in filled
+    return len(filled) > 1 or any(name.lower() in TRAIN for name in filled)
 
 
 def sub_folders(folder):
     """Return the names of the visible sub-folders, sorted; raise an InputError if that may not be looked at."""
     try:
         # `os.path.isdir`: a link that leads to itself is no folder, and no error.
+        # "__MACOSX" is what macOS adds to its archives. A link that leads back up would be a class of all pictures.
+        above = os.path.join(os.path.realpath(folder), "")
         return sorted(name for name in os.listdir(folder)
-                      if not name.startswith(".") and os.path.isdir(os.path.join(folder, name)))
+                      if not name.startswith(".") and name != "__MACOSX" and os.path.isdir(os.path.join(folder, name))
+                      and not above.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), "")))
     except OSError as error:
         raise InputError(f"{folder}: expected a folder that may be listed; change its permissions. "
                          f"Received: {error.strerror}") from None
@@ -151,9 +157,9 @@ def load_folder(folder):
     """
     folder = pathlib.Path(folder)
     names = sub_folders(folder)
-    train = folder / "train" if "train" in names else folder
-    # Some call it by other names, and none of these is the name of a class.
-    test = next((folder / name for name in ("test", "val", "valid", "validation") if name in names), None)
+    by_name = {name.lower(): folder / name for name in names}
+    train = next((by_name[name] for name in TRAIN if name in by_name), folder)
+    test = next((by_name[name] for name in TEST if name in by_name), None)
     if train == folder:
         test = None
     classes = sub_folders(train)

@@ -47,6 +47,8 @@ def main():
     parser.add_argument("folder", type=utils.existing_folder, metavar="FOLDER", help="one sub-folder for each class")
     parser.add_argument("output", type=pathlib.Path, metavar="OUT.h5", help="file to write")
     arguments = parser.parse_args()
+    if arguments.output.is_dir():
+        parser.error(f"OUT.h5: expected a file to write. Received: {str(arguments.output)!r}, which is a folder")
     train_x, train_y, test_x, test_y, names = load_folder(arguments.folder)
     parts = {"train": (train_x, train_y), "test": (test_x, test_y)}
     wanted = [part for part in parts if arguments.output.name.startswith(part + "_")] or list(parts)

@@ -95,9 +95,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, folder):
         1 / 0       # noqa: B018
     assert [name for name in os.listdir(tmp_path)] == ["result.json"]
     assert (path / "inside" if folder else path).read_text() == "of before"
+    if folder:
+        with pytest.raises(utils.InputError, match="cannot be saved.*Received: Is a directory"):
+            with runs.unfinished(path) as aside:        # a file does not take the place of a folder
+                aside.write_text("new")
+        assert (path / "inside").read_text() == "of before"
     with runs.unfinished(path) as aside:
-        aside.write_text("new")
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["result.json"]
+        aside.mkdir() if folder else aside.write_text("new")
+    assert os.listdir(tmp_path) == ["result.json"] and (os.listdir(path) == [] if folder else path.read_text() == "new")
 
 
 def test_a_backup_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
@@ -307,6 +312,7 @@ def test_pictures_that_may_not_be_read_are_named(tmp_path, monkeypatch):
     def refused(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "one.png").write_bytes(b"x")
     monkeypatch.setattr(Image, "open", refused)
     with pytest.raises(utils.InputError, match=r"Received: a file that cannot be opened \(Permission denied\)"):
         prediction.read_image(tmp_path / "one.png", 64)
@@ -344,3 +350,100 @@ def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     utils.start_tensorflow(1)
     assert "and-cuda" not in capsys.readouterr().out
+
+
+# ---- what a careful reader has broken
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("x.jpg", "train_signs.h5", "test_signs.h5", "model.keras"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(utils.InputError, match="x.jpg: expected a picture.*Received: a device or a pipe"):
+        prediction.read_image(tmp_path / "x.jpg", 64)
+    with pytest.raises(utils.InputError, match="train_signs.h5 must be.*Received: neither a file nor a folder"):
+        utils.load_signs_dataset("auto", tmp_path)
+    with pytest.raises(utils.InputError, match="must be a model.*Received: neither a file nor a folder"):
+        prediction.load_trained_model(tmp_path, "signs_functional", ("a", "b"))
+
+
+def test_a_damaged_backup_is_named_and_kept(tmp_path):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    callback = runs.back_up(tmp_path / runs.BACKUP, SETTINGS, {})
+    callback.set_model(model)
+    callback.on_epoch_end(0, {"loss": 1.0})
+    whole = (tmp_path / runs.BACKUP).read_bytes()
+    with h5py.File(tmp_path / runs.BACKUP, "a") as file:
+        del file["layers"]
+    with pytest.raises(utils.InputError, match="must be the backup of this network; leave --resume out.*Received: "):
+        runs.fit(model, None, output_dir=tmp_path, settings=SETTINGS, epochs=3, steps_per_epoch=1,
+                 validation_data=None, resume=True)
+    (tmp_path / runs.BACKUP).write_bytes(whole[:-100])
+    with pytest.raises(utils.InputError, match="must be the backup of a training.*Received: a damaged file"):
+        runs.prepare_output_dir(tmp_path, SETTINGS, resume=True)
+    assert (tmp_path / runs.BACKUP).read_bytes() == whole[:-100]
+
+
+@pytest.mark.parametrize("make, words", [
+    (["cat/1.png"], "Received: pictures in .*/cat only"), (["1.png", "2.png"], "Received: pictures in .* only"),
+    (["test/cat/1.png", "test/dog/1.png"], "Received: pictures in .*/test only")])
+def test_a_folder_that_cannot_be_learnt_from_is_not_passed_over(tmp_path, make, words):
+    for name in make:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    with pytest.raises(utils.InputError, match=f"one sub-folder of pictures for each class.*{words}"):
+        utils.find_data("signs", "auto", tmp_path)
+    assert utils.find_data("signs", "synthetic", tmp_path).kind == "synthetic"
+
+
+def test_an_h5_file_that_would_make_others_be_read_is_refused(tmp_path, write_h5):
+    write_h5(tmp_path / "other.h5")
+    path = write_h5(tmp_path / "train_signs.h5", x=...)
+    with h5py.File(path, "a") as file:
+        file["train_set_x"] = h5py.ExternalLink("other.h5", "train_set_x")
+    with pytest.raises(utils.InputError, match="must hold its arrays itself.*Received: train_set_x in another file"):
+        utils.load_h5(path, "train")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"list_classes": np.zeros(6)}, "whole numbers, each once"), ({"list_classes": np.arange(6) + 0.5}, "each once"),
+    ({"train_set_y": np.full(12, "a", object)}, "Received: "), ({"list_classes": h5py.Empty("i8")}, "without values")])
+def test_labels_and_classes_of_the_wrong_kind_are_refused(tmp_path, write_h5, change, words):
+    path = write_h5(tmp_path / "train_signs.h5")
+    with h5py.File(path, "a") as file:
+        for key, value in change.items():
+            del file[key]
+            file[key] = value
+    with pytest.raises(utils.InputError, match=words):
+        utils.load_h5(path, "train")
+
+
+@pytest.mark.parametrize("names", [5, ["a"] * 6, ["a", "b"], [""] * 6])
+def test_names_that_are_none_are_refused(tmp_path, write_h5, names):
+    path = write_h5(tmp_path / "train_signs.h5")
+    with h5py.File(path, "a") as file:
+        file["list_classes"].attrs["names"] = names
+    with pytest.raises(utils.InputError, match="The names of list_classes in .* must be one for each of 6 classes"):
+        utils.load_h5(path, "train")
+
+
+def test_a_picture_that_disappears_during_the_training_is_one_line(monkeypatch, capsys):
+    import tensorflow as tf
+
+    def main():
+        raise tf.errors.UnknownError(None, None, "prediction.InputError: a.png: expected a picture. Received: no such "
+                                                 "file\nTraceback (most recent call last):\n")
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as left:
+        utils.run(main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: a.png: expected a picture. Received: no such file\n"
+
+
+def test_pack_does_not_replace_a_folder(tmp_path, capsys, monkeypatch):
+    from datasets import pack
+
+    monkeypatch.setattr(sys, "argv", ["pack", str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit):
+        pack.main()
+    assert "expected a file to write" in capsys.readouterr().err and tmp_path.is_dir()

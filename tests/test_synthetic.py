@@ -92,8 +92,11 @@ def accuracy(model, loss, optimizer, epochs, batches, x, y):
     return model.evaluate(x, y, verbose=0)[1]
 
 
-@pytest.mark.parametrize("name, script, epochs", [("happy", "happy_sequential", 40), ("signs", "signs_functional", 6)])
-def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
+# Smiles are learnt late, after dozens of epochs, and by the script's own recipe only. For hands, pictures that are
+# mirrored only, small batches and large steps do sooner what their recipe does.
+@pytest.mark.parametrize("name, script, epochs, batch_size, learning_rate",
+                         [("happy", "happy_sequential", 100, 32, 1e-3), ("signs", "signs_functional", 6, 16, 2e-3)])
+def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs, batch_size, learning_rate):
     import keras
 
     script = __import__(script)
@@ -111,10 +114,11 @@ def test_a_linear_classifier_stays_well_below_the_convnet(name, script, epochs):
                                keras.layers.Dense(convnet.output_shape[1],
                                                   activation="sigmoid" if len(classes) == 2 else "softmax")])
     plain = utils.training_batches(train_x, train_y, 32, 1, augmentation.move)
-    # Mirrored only, small batches, large steps: what the script's own recipe learns in 60 epochs, sooner.
-    mirrored = utils.training_batches(train_x, train_y, 16, 1, functools.partial(augmentation.move, flip=True))
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(mirrored))
+    change = script.augment if name == "happy" else functools.partial(augmentation.move, flip=True)
+    changed = utils.training_batches(train_x, train_y, batch_size, 1, change)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(changed))
+    adam = keras.optimizers.Adam(schedule, use_ema=name == "happy", ema_momentum=0.98)
     of_linear = accuracy(linear, loss, keras.optimizers.Adam(1e-4), 20, plain, test_x, test_y)
-    of_convnet = accuracy(convnet, loss, keras.optimizers.Adam(schedule), epochs, mirrored, test_x, test_y)
+    of_convnet = accuracy(convnet, loss, adam, epochs, changed, test_x, test_y)
     print(f"\nSYNTHETIC {name}: linear {of_linear:.3f}, convnet {of_convnet:.3f}")
     assert of_linear <= of_convnet - 0.15
