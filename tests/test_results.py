@@ -211,7 +211,7 @@ def others(path):
     """Write, one after the other, files that are no model of ours; say what must be told of each."""
     layers = keras.layers
     path.write_text("no model")
-    yield "not an HDF5 file: it begins with b'no model'"
+    yield "not a .keras file: it begins with b'no model'"
     path.write_bytes(b"")
     yield "an empty file"
     path.write_text("<!DOCTYPE html><title>Not found</title>")

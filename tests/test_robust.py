@@ -186,7 +186,7 @@ def finished_run(folder, **others):
 
 def backup_of(folder, epochs=2):
     with h5py.File(folder / runs.BACKUP, "w") as file:
-        file["state"] = json.dumps({"settings": SETTINGS, "history": {"loss": [1.0] * epochs}})
+        file["state"] = json.dumps({"settings": SETTINGS, "history": {"loss": [1.0] * epochs}, "generators": []})
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
