@@ -332,7 +332,7 @@ def find_data(name, data="auto", data_dir=None):
     train, test = paths = [folder / file for file in names]
     note = ""
     if data != "synthetic":
-        missing = [path.name for path in paths if not os.path.exists(path)]     # False, too, where one may not look
+        missing = [path.name for path in paths if not os.path.lexists(path)]    # False, too, where one may not look
         if not missing:
             kind = "synthetic" if any(map(is_rendered, paths)) else "real"
             if data == "real" and kind == "synthetic":
@@ -414,22 +414,28 @@ def load_files(files, number_of_classes):
     train_x, train_y, classes = load_h5(files.train, "train")
     test_x, test_y, test_classes = load_h5(files.test, "test")
     if not np.array_equal(classes, test_classes):
-        raise InputError(f"{files.train} and {files.test} must list the same classes. "
-                         f"Received: {classes.tolist()} and {test_classes.tolist()}")
+        raise refused(f"{files.train} and {files.test} must list the same classes",
+                      f"{classes.tolist()} and {test_classes.tolist()}")
     if classes.dtype.kind != "U" and len(classes) != number_of_classes:
-        raise InputError(f"{files.train} must list {number_of_classes} classes. Received: {classes.tolist()}")
+        raise refused(f"{files.train} must list {number_of_classes} classes", classes.tolist())
     counts = np.bincount(train_y, minlength=len(classes))
     if np.count_nonzero(counts) < 2:
-        raise InputError(f"{files.train} must hold pictures of at least two classes: from one there is nothing to tell "
-                         f"apart. Received: {len(train_y)} of class {train_y[0]} only")
+        raise refused(f"{files.train} must hold pictures of at least two classes: from one there is nothing to tell "
+                      "apart", f"{len(train_y)} of class {train_y[0]} only")
     if 1 in counts:
-        raise InputError(f"{files.train} must hold at least two pictures of each class that it has, for one of them is "
-                         f"set aside for validation. Received: one of class {np.flatnonzero(counts == 1).tolist()}")
+        raise refused(f"{files.train} must hold at least two pictures of each class that it has, for one of them is "
+                      "set aside for validation", f"one of class {np.flatnonzero(counts == 1).tolist()}")
     lacking = np.setdiff1d(test_y, train_y)
     if len(lacking):
-        raise InputError(f"{files.test} must hold no class that {files.train} has no picture of. "
-                         f"Received: class {lacking.tolist()}")
+        raise refused(f"{files.test} must hold no class that {files.train} has no picture of",
+                      f"class {lacking.tolist()}")
     return train_x, train_y, test_x, test_y, classes
+
+
+def refused(expected, received):
+    """Return the InputError about a file of the course's schema that is not what it should be."""
+    return InputError(f"{expected}. Get the file again (python -m datasets.download), or write it anew as README says "
+                      f"under 'Getting the photographs'. Received: {received}")
 
 
 def load_h5(path, part):
@@ -458,8 +464,7 @@ def load_h5(path, part):
             raise OSError("not a file")
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path} must be an HDF5 file with the keys {', '.join(keys)}. Delete it and get it "
-                         f"again (python -m datasets.download). Received: {what_it_is(path, error)}") from None
+        raise refused(f"{path} must be an HDF5 file with the keys {', '.join(keys)}", what_it_is(path, error)) from None
     try:
         with file:
             check_headers(file, keys, path)
@@ -469,15 +474,14 @@ def load_h5(path, part):
     except InputError:
         raise
     except Exception as error:      # h5py raises nearly every kind for one damaged byte or another
-        raise InputError(f"{path} cannot be read to its end. Delete it and get it again (python -m "
-                         f"datasets.download). Received: {what_it_is(path, error)}") from None
+        raise refused(f"{path} cannot be read to its end", what_it_is(path, error)) from None
     try:
         return x, *labels_and_classes(y, classes, names, len(x), keys, path)
     except InputError:
         raise
     except Exception as error:      # of objects, references and the like, NumPy raises many kinds
-        raise InputError(f"{keys[1]} and list_classes in {path} must be arrays of whole numbers. "
-                         f"Received: {type(error).__name__}: {error}") from None
+        raise refused(f"{keys[1]} and list_classes in {path} must be arrays of whole numbers",
+                      f"{type(error).__name__}: {error}") from None
 
 
 def labels_and_classes(y, classes, names, count, keys, path):
@@ -493,8 +497,8 @@ def labels_and_classes(y, classes, names, count, keys, path):
         y (count,) int64 and classes (k,), int64 or str.
     """
     if y.size != count or y.shape not in {(count,), (1, count), (count, 1)}:
-        raise InputError(f"{keys[1]} in {path} must hold one label for each of the {count} pictures, as (m,), "
-                         f"(1, m) or (m, 1). Received: {y.shape}")
+        raise refused(f"{keys[1]} in {path} must hold one label for each of the {count} pictures, as (m,), "
+                      "(1, m) or (m, 1)", y.shape)
     listed = np.ravel(classes)
     try:
         classes = listed.astype(np.int64)       # b"3" and 3 alike become 3
@@ -502,17 +506,16 @@ def labels_and_classes(y, classes, names, count, keys, path):
                                                                     and (listed != classes).any()):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
-        raise InputError(f"list_classes in {path} must hold whole numbers, each once. "
-                         f"Received: {listed[:10].tolist()}") from None
+        raise refused(f"list_classes in {path} must hold whole numbers, each once", listed[:10].tolist()) from None
     y = np.ravel(y)
     if y.dtype.kind not in "iuf" or not np.isin(y, np.arange(len(classes))).all():
-        raise InputError(f"{keys[1]} in {path} must hold whole numbers from 0 to {len(classes) - 1}, one for each "
-                         f"class. Received: {np.unique(y)[:10].tolist()}")
+        raise refused(f"{keys[1]} in {path} must hold whole numbers from 0 to {len(classes) - 1}, one for each "
+                      "class", np.unique(y)[:10].tolist())
     if names is not None:
         texts = [printable(name.decode() if isinstance(name, bytes) else str(name)) for name in np.ravel(names)]
         if len(set(texts)) != len(classes) or not all(texts):
-            raise InputError(f"The names of list_classes in {path} must be one for each of {len(classes)} classes, no "
-                             f"two alike. Received: {texts[:10]}")
+            raise refused(f"The names of list_classes in {path} must be one for each of {len(classes)} classes, no "
+                          "two alike", texts[:10])
         classes = np.array(texts)
     return y.astype(np.int64), classes
 
@@ -528,26 +531,24 @@ def check_headers(file, keys, path):
     for key in keys:
         if not isinstance(file.get(key), h5py.Dataset):
             keras_model = "keras_version" in file.attrs or "model_weights" in file or {"layers", "vars"} <= set(file)
-            raise InputError(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing. Received: "
-                             f"{'a Keras model, with ' if keras_model else ''}{', '.join(file) or 'an empty file'}")
+            raise refused(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing",
+                          f"{'a Keras model, with ' if keras_model else ''}{', '.join(file) or 'an empty file'}")
         if file[key].external or file[key].is_virtual or not isinstance(file.get(key, getlink=True), h5py.HardLink):
-            raise InputError(f"{path} must hold its arrays itself: a file that makes others be read is not followed. "
-                             f"Received: {key} in another file")
+            raise refused(f"{path} must hold its arrays itself: a file that makes others be read is not followed",
+                          f"{key} in another file")
         if file[key].shape is None:
-            raise InputError(f"{path} must hold the arrays {', '.join(keys)}. Received: {key} without values")
+            raise refused(f"{path} must hold the arrays {', '.join(keys)}", f"{key} without values")
     shape, kind = file[keys[0]].shape, file[keys[0]].dtype
     if shape is None or len(shape) != 4 or shape[1:] != PICTURE_SHAPE or shape[0] == 0 or kind.kind not in "uif":
-        raise InputError(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3). "
-                         f"Received: {kind} {shape}")
+        raise refused(f"{keys[0]} in {path} must be pictures, at least one: uint8 (number, 64, 64, 3)",
+                      f"{kind} {shape}")
     declared = sum(file[key].size * file[key].dtype.itemsize for key in keys)
     if declared > DENSEST * os.path.getsize(path):
-        raise InputError(f"{path} must hold as many pictures as it declares. Delete it and get it again (python -m "
-                         f"datasets.download). Received: {shape[0]:,} pictures declared in a file of "
-                         f"{os.path.getsize(path):,} bytes")
+        raise refused(f"{path} must hold as many pictures as it declares",
+                      f"{shape[0]:,} pictures declared in a file of {os.path.getsize(path):,} bytes")
     for key in keys:
         if not file[key].id.get_storage_size():
-            raise InputError(f"{path} must hold the arrays {', '.join(keys)}. Write it or get it again (python -m "
-                             f"datasets.download). Received: {key} declared, but never written")
+            raise refused(f"{path} must hold the arrays {', '.join(keys)}", f"{key} declared, but never written")
 
 
 def read_pixels(dataset, key, path):
@@ -565,12 +566,12 @@ def read_pixels(dataset, key, path):
         values = dataset[part]
         finite = np.isfinite(values).all(axis=(1, 2, 3))
         if not finite.all():
-            raise InputError(f"{key} in {path} must hold finite numbers; write the file again. Received: NaN or "
-                             f"infinity, first in picture {part.start + finite.argmin()}")
+            raise refused(f"{key} in {path} must hold finite numbers",
+                          f"NaN or infinity, first in picture {part.start + finite.argmin()}")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     if low < 0 or high > 255:
-        raise InputError(f"{key} in {path} must hold pixels of 0 to 255, or fractions of 0 to 1; bring them to one of "
-                         f"the two. Received: {dataset.dtype} from {low:g} to {high:g}")
+        raise refused(f"{key} in {path} must hold pixels of 0 to 255, or fractions of 0 to 1",
+                      f"{dataset.dtype} from {low:g} to {high:g}")
     white = 1 if dataset.dtype.kind == "f" and high <= 1.001 else 255       # a little over: rounding
     x = np.empty(dataset.shape, np.uint8)
     for part in parts:
@@ -591,6 +592,8 @@ def what_it_is(path, error):
     path = pathlib.Path(path)
     if path.is_dir():
         return "a folder"
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
     if path.exists() and not path.is_file():
         return "neither a file nor a folder"
     if "unable to lock" in str(error):

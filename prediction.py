@@ -22,6 +22,11 @@ from runs import InputError, prepare_output_dir, unfinished
 # Below this probability an answer is "not sure": of such answers, more than three in ten would be wrong.
 SURE = 0.7
 
+# A stranger's network is built before its weights are read: one that would not fit into memory is refused unbuilt.
+# The scripts' widest layer has 2,048 features, and ResNet50 with the optimizer's state 300 MB.
+WIDEST = 4096
+LARGEST_FILE = 2**30
+
 
 def load_trained_model(output_dir, script, names, network=None):
     """Load the model that an earlier run of the script has saved, whoever gives it to us.
@@ -97,8 +102,14 @@ def model_kind(path):
             with zipfile.ZipFile(path) as archive:
                 if not {"config.json", "metadata.json", "model.weights.h5"} <= set(archive.namelist()):
                     return "a zip archive that holds no Keras model"
+                size = sum(member.file_size for member in archive.infolist())
+                if size > LARGEST_FILE:
+                    return f"an archive of {size:,} bytes when unpacked"
                 version = str(json.loads(archive.read("metadata.json")).get("keras_version"))
-                return "" if version.startswith("3.") else f"a model of Keras {version}, where Keras 3 was expected"
+                if not version.startswith("3."):
+                    return f"a model of Keras {version}, where Keras 3 was expected"
+                widest = largest_number(json.loads(archive.read("config.json"))["config"].get("layers", []))
+                return "" if widest <= WIDEST else f"another architecture, with {widest:,} features in one layer"
         if kind == "an HDF5 file":
             with h5py.File(path, "r") as file:
                 version = file.attrs.get("keras_version")
@@ -112,6 +123,16 @@ def model_kind(path):
     except Exception as error:      # of a damaged archive, zlib and json have their own
         return f"a damaged .keras file ({error})"
     return kind
+
+
+def largest_number(settings):
+    """Return the largest whole number in the settings of a network's layers: lists and dicts, as JSON has them."""
+    if isinstance(settings, dict):
+        # These are no sizes: numbers of objects, and shapes that follow from the sizes.
+        settings = [value for key, value in settings.items() if key not in ("seed", "shared_object_id", "build_config")]
+    if isinstance(settings, list):
+        return max(map(largest_number, settings), default=0)
+    return settings if isinstance(settings, int) else 0
 
 
 def read_notes(path, width):

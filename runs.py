@@ -119,7 +119,14 @@ def sha256(path):
 # -------------------------------------------------------------------- a folder
 
 def run_settings(script, files, arguments):
-    """Return what tells one training run from another, as a JSON-serialisable dict."""
+    """Return what tells one training run from another, as a JSON-serialisable dict.
+
+    Raises:
+        InputError: the results would lie among the pictures of one's own, and be taken for a class the next time.
+    """
+    if files.kind == "folder" and arguments.output_dir.resolve().is_relative_to(files.train.resolve()):
+        raise InputError(f"--output-dir must lie outside of {files.train}, for figures in it would be taken for "
+                         f"pictures of a class. Received: {arguments.output_dir}")
     options = {key: value for key, value in vars(arguments).items()
                if key not in {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds",
                               "predict", "export", "crop", "tta", "explain", "debug",

@@ -145,6 +145,10 @@ def test_a_script_trains_on_classes_of_ones_own_and_names_them(three, tmp_path, 
             ] == ["amber", "blue", "crimson"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["data"] == "folder" and [entry["name"] for entry in metrics["classes"]] == list(COLOURS)
+    if script == "happy_sequential":
+        inside = run_script(script, "--dry-run", "--data-dir", three, "--output-dir", three / "out")
+        assert inside.returncode == 2 and inside.stderr.startswith(f"error: --output-dir must lie outside of {three}")
+        assert not (three / "out").exists()
     asked = run_script(script, "--output-dir", tmp_path / "out", "--predict", three / "blue" / "003.png")
     assert asked.returncode == 0 and "your own pictures of amber, blue, crimson" in asked.stdout
     assert any(name in asked.stdout.split("003.png: ")[1] for name in COLOURS)

@@ -252,6 +252,10 @@ def others(path):
     write_model(path, keras.Sequential([layers.Input((64, 64, 3)), layers.Flatten(), layers.Dense(10)],
                                        name="signs_functional"))
     yield "a model with 10"
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json").decode()
+    write_model(path, **{"config.json": config.replace('"units": 10', '"units": 1000000000')})
+    yield "another architecture, with 1,000,000,000 features in one layer"
     array = io.BytesIO()
     np.save(array, np.zeros((2, 3), np.float16))
     for notes in ("{", '{"classes": "abcdef", "data": "real", "temperature": 1, "usual": 1}',
@@ -274,3 +278,11 @@ def test_a_file_that_is_no_model_of_the_script_is_told_apart(tmp_path):
             prediction.load_trained_model(tmp_path, "signs_functional", tuple("012345"))
         assert "\n" not in str(error.value)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    write_model(tmp_path / "model.keras", **{"notes.json": " " * 500_000})
+    assert prediction.model_kind(tmp_path / "model.keras") == ""
+    monkeypatch.setattr(prediction, "LARGEST_FILE", 500_000)
+    with pytest.raises(utils.InputError, match=r"Received: an archive of \d{3},\d{3} bytes when unpacked"):
+        prediction.load_trained_model(tmp_path, "signs_functional", tuple("012345"))
