@@ -704,14 +704,14 @@ def training_batches(x, y, batch_size, seed, augment, least=0):
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def planned_batches(plan, epochs, batch_size, seed):
+def planned_batches(plan, epochs, batch_size, seed, least=0):
     """Mini-batches of a training in several parts, one after the other.
 
     Args:
         plan: list of (share, x, y, augment): the share of the epochs, all of which
             add up to 1; for the others see `training_batches`.
         epochs: int; each part gets whole epochs, which may be none if there are few.
-        batch_size, seed: see `training_batches`.
+        batch_size, seed, least: see `training_batches`.
 
     Returns:
         `tf.data.Dataset` of all batches of all epochs.
@@ -722,7 +722,7 @@ def planned_batches(plan, epochs, batch_size, seed):
         end = round(share * epochs)
         if end > done:
             # A seed of its own: no part should see the pictures in the order of the one before.
-            batch = training_batches(x, y, batch_size, (seed + number) % 2**32, augment).repeat(end - done)
+            batch = training_batches(x, y, batch_size, (seed + number) % 2**32, augment, least).repeat(end - done)
             batches = batch if batches is None else batches.concatenate(batch)
         done = end
     return batches

@@ -9,6 +9,7 @@ Data: Happy House, 600 photographs to train on and 150 to test on, 64x64 RGB,
 0 = not smiling, 1 = smiling; without its files, rendered SYNTHETIC pictures.
 """
 
+import argparse
 import sys
 import time
 
@@ -62,8 +63,12 @@ def augment(pictures, seed):
 
 
 def main():
-    arguments = utils.command_line(__doc__, "happy_sequential", epochs=100, batch_size=32, learning_rate=1e-3,
-                                   mixed_precision=utils.computes_bfloat16()).parse_args()
+    parser = utils.command_line(__doc__, "happy_sequential", epochs=100, batch_size=32, learning_rate=1e-3,
+                                mixed_precision=utils.computes_bfloat16())
+    parser.add_argument("--rendered", action=argparse.BooleanOptionalAction, default=True,
+                        help="the first three tenths of the epochs with SYNTHETIC faces beside the photographs "
+                             "(default: yes)")
+    arguments = parser.parse_args()
 
     # 1. Libraries, shared functions, seed. Only now: --help and a mistyped option need no TensorFlow.
     if arguments.seeds > 1:
@@ -99,20 +104,31 @@ def main():
     #    Y becomes a column, one probability for each picture: what binary cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
+    more_x, more_y = train_x, train_y
+    if files.kind == "real" and names == CLASSES and arguments.rendered:
+        # Rendered faces are of other people in other light, and a few hundred photographs show few of both.
+        more_x, more_y = utils.add_rendered(train_x, train_y, "happy", arguments.dry_run)
     if len(names) == 2:
-        train_y, validation_y, test_y = (y.reshape(-1, 1).astype("float32") for y in (train_y, validation_y, test_y))
+        more_y, train_y, validation_y, test_y = (y.reshape(-1, 1).astype("float32")
+                                                 for y in (more_y, train_y, validation_y, test_y))
     else:
         # Pictures of one's own, of more classes than two: one column for each, as in signs_functional.py.
-        train_y, validation_y, test_y = (utils.one_hot(y, len(names)) for y in (train_y, validation_y, test_y))
-    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
-                       validation_y=validation_y, test_x=test_x, test_y=test_y)
+        more_y, train_y, validation_y, test_y = (utils.one_hot(y, len(names))
+                                                 for y in (more_y, train_y, validation_y, test_y))
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y,
+                       **({} if more_x is train_x else {"with_rendered_x": more_x, "with_rendered_y": more_y}),
+                       validation_x=validation_x, validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build and compile the model, print its summary.
-    #    From a hundred pictures a network needs as many steps as from five hundred.
-    batches = utils.training_batches(train_x, train_y, arguments.batch_size, arguments.seed, augment,
-                                     least=0 if arguments.dry_run else 540)
-    steps = len(batches)
-    batches = batches.repeat(arguments.epochs)
+    plan = [(1, train_x, train_y, augment)]
+    if more_x is not train_x:
+        # First, what a smile is at all; then it is the set's own pictures that must be right.
+        plan = [(3 / 10, more_x, more_y, augment), (7 / 10, train_x, train_y, augment)]
+    # From a hundred pictures a network needs as many steps as from five hundred.
+    batches = utils.planned_batches(plan, arguments.epochs, arguments.batch_size, arguments.seed,
+                                    least=0 if arguments.dry_run else 540)
+    # Keras wants epochs of one length: all steps are shared out evenly.
+    steps = len(batches) // arguments.epochs
     model = build_model(len(names))
     # The step size falls along half a cosine to 0: big steps first, then the fine adjustment.
     schedule = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, arguments.epochs * steps)
@@ -152,7 +168,8 @@ def main():
     calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
                        calibration=calibration, interrupted=interrupted,
-                       examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+                       examples={"train": len(train_x), "rendered": len(more_x) - len(train_x),
+                                 "validation": len(validation_x), "test": len(test_x)})
     write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         runs.log_figures(output)

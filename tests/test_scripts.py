@@ -76,11 +76,12 @@ def test_mixed_precision_is_said_and_the_saved_model_is_float32(switch, words, t
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
-def test_rendered_hands_are_added_to_photographs_and_said(dry_runs, tmp_path):
-    folder, process = dry_runs("signs_functional", "real")
-    assert "Added 48 SYNTHETIC pictures to the " in process.stdout
-    assert json.loads((folder / "metrics.json").read_text())["rendered_examples"] == 48
-    without = run_script("signs_functional", "--dry-run", "--no-rendered", "--data-dir", REAL["signs"],
+@pytest.mark.parametrize("script, count", [("happy_sequential", 16), ("signs_functional", 48)])
+def test_rendered_pictures_are_added_to_photographs_and_said(dry_runs, tmp_path, script, count):
+    folder, process = dry_runs(script, "real")
+    assert f"Added {count} SYNTHETIC pictures to the " in process.stdout
+    assert json.loads((folder / "metrics.json").read_text())["rendered_examples"] == count
+    without = run_script(script, "--dry-run", "--no-rendered", "--data-dir", REAL[script.partition("_")[0]],
                          "--output-dir", tmp_path)
     assert without.returncode == 0 and "SYNTHETIC" not in without.stdout
 
