@@ -61,6 +61,8 @@ def main():
                         help="where the training starts: random (the default), imagenet, which Keras fetches once "
                              "(94 MB), or a .keras, .weights.h5 or .h5 file. From imagenet or a file, a fifth of the "
                              "epochs train the last layer only, the others all layers with a tenth of the step size")
+    parser.add_argument("--rendered", action=argparse.BooleanOptionalAction, default=True,
+                        help="the first fifth of the epochs with SYNTHETIC hands beside the photographs (default: yes)")
     arguments = parser.parse_args()
     fine_tune = arguments.weights != "random"
     if fine_tune and arguments.epochs < 2:
@@ -112,18 +114,26 @@ def main():
     #    Y becomes one-hot rows, one column per digit: what categorical cross-entropy compares.
     utils.print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     train_x, train_y, validation_x, validation_y = utils.split_validation(train_x, train_y, arguments.seed)
-    train_y, validation_y, test_y = (utils.one_hot(y, len(names)) for y in (train_y, validation_y, test_y))
-    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y, validation_x=validation_x,
-                       validation_y=validation_y, test_x=test_x, test_y=test_y)
+    more_x, more_y = train_x, train_y
+    if files.kind == "real" and names == CLASSES and arguments.rendered:
+        # Rendered hands differ in what the photographs share: the person, the wall, the light.
+        more_x, more_y = utils.add_rendered(train_x, train_y, "signs", arguments.dry_run)
+    more_y, train_y, validation_y, test_y = (utils.one_hot(y, len(names))
+                                             for y in (more_y, train_y, validation_y, test_y))
+    utils.print_shapes("As the model gets them", train_x=train_x, train_y=train_y,
+                       **({} if more_x is train_x else {"with_rendered_x": more_x, "with_rendered_y": more_y}),
+                       validation_x=validation_x, validation_y=validation_y, test_x=test_x, test_y=test_y)
 
     # 4. Build the model, print its summary.
     model = ResNet50(classes=len(names), identity_blocks=arguments.identity_blocks)
     model.summary()
 
     # 5. Compile, and train with mini-batches. The validation split shows how it goes; the test set is not touched.
-    #    The harder pictures first: at the end, with small steps, it is the set's own that must be right.
-    plan = [(2 / 3, train_x, train_y, change_more), (1 / 3, train_x, train_y, change_a_little)]
+    #    More and harder pictures first: at the end, with small steps, it is the set's own that must be right.
+    plan = [(1 / 5, more_x, more_y, change_more), (7 / 15, train_x, train_y, change_more),
+            (1 / 3, train_x, train_y, change_a_little)]
     batches = utils.planned_batches(plan, arguments.epochs, arguments.batch_size, arguments.seed)
+    # Keras wants epochs of one length: all steps are shared out evenly.
     steps = len(batches) // arguments.epochs
     phases = [(arguments.epochs, arguments.learning_rate)]
     if fine_tune:
@@ -174,7 +184,8 @@ def main():
     calibration = trust.plot_reliability(results, temperature, output / "reliability.png", files.kind)
     utils.save_metrics(output, settings, model, results, names=names, device=device, train_seconds=train_seconds,
                        calibration=calibration, interrupted=interrupted,
-                       examples={"train": len(train_x), "validation": len(validation_x), "test": len(test_x)})
+                       examples={"train": len(train_x), "rendered": len(more_x) - len(train_x),
+                                 "validation": len(validation_x), "test": len(test_x)})
     write_report(output, model, results, train_x, test_x, sys.argv)
     if arguments.tensorboard:
         runs.log_figures(output)

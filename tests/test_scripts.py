@@ -76,7 +76,7 @@ def test_mixed_precision_is_said_and_the_saved_model_is_float32(switch, words, t
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
-@pytest.mark.parametrize("script, count", [("happy_sequential", 16), ("signs_functional", 48)])
+@pytest.mark.parametrize("script, count", [("happy_sequential", 16), ("signs_functional", 48), ("signs_resnet50", 48)])
 def test_rendered_pictures_are_added_to_photographs_and_said(dry_runs, tmp_path, script, count):
     folder, process = dry_runs(script, "real")
     assert f"Added {count} SYNTHETIC pictures to the " in process.stdout
