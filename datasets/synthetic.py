@@ -19,6 +19,8 @@ import tempfile
 
 import numpy as np
 
+from runs import InputError
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 # Per data set: the module that renders a picture, its function, the number of classes, and for each
@@ -102,7 +104,11 @@ def writable_folder():
 
 
 def render_file(name, part, folder):
-    """Return the path of one rendered file; render it unless this renderer has done so before."""
+    """Return the path of one rendered file; render it unless this renderer has done so before.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     import h5py
 
     module, _, classes, parts = RECIPES[name]
@@ -124,6 +130,11 @@ def render_file(name, part, folder):
             file["list_classes"] = np.arange(classes)
             file.attrs["renderer"], file.attrs["data"] = renderer, "SYNTHETIC"
         os.replace(aside, path)
+    except OSError as error:
+        # HDF5 tells of a full disk in many lines.
+        reason = error.strerror or (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(f"{path} cannot be written: expected room for {x.nbytes:,} bytes of rendered pictures; make "
+                         f"some, or give photographs with --data-dir. Received: {reason[:200]}") from None
     finally:
         aside.unlink(missing_ok=True)
     return path
@@ -169,4 +180,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    from cnn_utils import run
+
+    run(main)

@@ -1,7 +1,9 @@
 """The SYNTHETIC sets: the same bytes every time, the schema of the photographs, and not trivial."""
 
+import errno
 import functools
 import hashlib
+import os
 
 import h5py
 import numpy as np
@@ -59,6 +61,16 @@ def test_a_damaged_file_is_rendered_again(tmp_path, small_recipes):
     train.write_bytes(good[:1000])
     synthetic.render_dataset("happy", tmp_path)
     assert train.read_bytes() == good
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, small_recipes, monkeypatch):
+    def full(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(utils.InputError, match="train_happy.h5 cannot be written: .* Received: No space left"):
+        synthetic.render_dataset("happy", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_picture_has_random_numbers_of_its_own():
