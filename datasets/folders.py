@@ -1,42 +1,41 @@
-"""Pictures of one's own: a folder with one sub-folder for each class.
+"""Images of your own: a folder with one subfolder for each class.
 
-    my_pictures/cat/*.jpg                   a seeded part of each class becomes the test set
-    my_pictures/dog/*.png
+    my_images/cat/*.jpg              a seeded part of each class becomes the test set
+    my_images/dog/*.png
 
-    my_pictures/train/cat/*.jpg             or both sets are given
-    my_pictures/test/cat/*.jpg
+    my_images/train/cat/*.jpg        or you provide both sets
+    my_images/test/cat/*.jpg
 
-The convention is that of `keras.utils.image_dataset_from_directory`: the names
-of the sub-folders are the classes, in alphabetical order. The pictures stay on
-disk and are read when they are needed, so that memory does not grow with the
-folder.
+As in `keras.utils.image_dataset_from_directory`, the names of the subfolders are the classes,
+in alphabetical order. The images stay on disk and are read when needed, so memory does not
+grow with the folder.
 """
 
 import concurrent.futures
+import hashlib
 import os
 import pathlib
 import sys
 
 import numpy as np
 
-from cnn_utils import PICTURE_SHAPE, InputError, printable, split_validation
-from prediction import read_image
+from datasets.images import IMAGE_SHAPE, read_image
+from datasets.splits import split_validation
+from support.errors import InputError, printable
 
-# The share of each class that becomes the test set where none is given.
-TEST_SHARE = 0.15
-# The split has a seed of its own: another --seed must not make yesterday's training pictures today's test.
+TEST_FRACTION = 0.15
+# Fixed, so that another --seed does not move yesterday's training images into today's test set.
 SPLIT_SEED = 1
 
-# What the folders of the two sets are called, in any case: none of these is the name of a class.
+# Names of the folders of the two sets, in any case; none of them names a class.
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
-class PictureFiles:
-    """Pictures on disk that can be indexed like an array (m, 64, 64, 3) uint8.
+class ImageFiles:
+    """Images on disk that can be indexed like an array (m, 64, 64, 3) uint8.
 
-    Only what is asked for is read, and nothing is kept: an epoch reads every
-    file anew. Where that is too slow, `python -m datasets.pack` makes the
-    course's files of a folder.
+    Only what is asked for is read, and nothing is cached: each epoch reads every file again.
+    `python -m datasets.pack` turns a folder into .h5 files, which are faster.
 
     Args:
         paths: the m files.
@@ -46,142 +45,146 @@ class PictureFiles:
 
     def __init__(self, paths):
         self.paths = np.array([str(path) for path in paths], dtype=object)
-        self.shape = (len(self.paths), *PICTURE_SHAPE)
+        self.shape = (len(self.paths), *IMAGE_SHAPE)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        """Read one picture, or those of a slice, a mask or an array of numbers."""
+        """Read one image, or those of a slice, a mask or an array of indices."""
         if isinstance(index, (int, np.integer)):
-            return read_image(self.paths[index], PICTURE_SHAPE[0])
+            return read_image(self.paths[index], IMAGE_SHAPE[0])
         chosen = self.paths[index]
-        pictures = np.empty((len(chosen), *PICTURE_SHAPE), np.uint8)
+        images = np.empty((len(chosen), *IMAGE_SHAPE), np.uint8)
         for number, path in enumerate(chosen):
-            pictures[number] = read_image(path, PICTURE_SHAPE[0])
-        return pictures
+            images[number] = read_image(path, IMAGE_SHAPE[0])
+        return images
 
     def take(self, indices, axis=0):
-        """Return a part of the pictures, as NumPy's `take` does, without reading any."""
-        return PictureFiles(self.paths[indices])
+        """Return a subset, as NumPy's `take` does, without reading any file."""
+        return ImageFiles(self.paths[indices])
 
 
 def has_classes(folder):
-    """Say whether a folder holds sub-folders with pictures: at least two, or one called `train`."""
-    filled = [name for name in sub_folders(folder) if pictures_in(pathlib.Path(folder) / name)]
+    """Return whether a folder has subfolders with images: at least two, or one called `train`."""
+    filled = [name for name in subfolders(folder) if images_in(pathlib.Path(folder) / name)]
     return len(filled) > 1 or any(name.lower() in TRAIN for name in filled)
 
 
-def sub_folders(folder):
-    """Return the names of the visible sub-folders, sorted; raise an InputError if that may not be looked at."""
+def subfolders(folder):
+    """Return the names of the visible subfolders, sorted; raise an InputError if the folder cannot be listed."""
     try:
-        # `os.path.isdir`: a link that leads to itself is no folder, and no error.
-        # "__MACOSX" is what macOS adds to its archives. A link that leads back up would be a class of all pictures.
-        above = os.path.join(os.path.realpath(folder), "")
-        return sorted(name for name in os.listdir(folder)
-                      if not name.startswith(".") and name != "__MACOSX" and os.path.isdir(os.path.join(folder, name))
-                      and not above.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), "")))
+        # A link to a parent folder would be a class of all images; macOS adds "__MACOSX" to its archives.
+        here = os.path.join(os.path.realpath(folder), "")
+        return sorted(
+            name
+            for name in os.listdir(folder)
+            if not name.startswith(".")
+            and name != "__MACOSX"
+            and os.path.isdir(os.path.join(folder, name))
+            and not here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
+        )
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder that may be listed; change its permissions. "
-                         f"Received: {error.strerror}") from None
+        raise InputError(
+            f"{folder}: expected a folder that can be listed; change its permissions. Received: {error.strerror}"
+        ) from None
 
 
-def pictures_in(folder, unlisted=None):
-    """Return the visible files below a folder whose names end as pictures' do, sorted.
+def images_in(folder, on_error=None):
+    """Return the visible files below a folder that have an image's suffix, sorted.
 
-    `unlisted` is called with the OSError of each folder that may not be looked at.
+    `on_error` is called with the OSError of each folder that cannot be listed.
     """
     from PIL import Image
 
-    endings = set(Image.registered_extensions())
+    suffixes = set(Image.registered_extensions())
     found = []
-    # Links to folders are not followed: one that leads back up would never end.
-    for place, folders, files in os.walk(folder, onerror=unlisted):
+    # Links to folders are not followed: a link to a parent would never end.
+    for place, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [pathlib.Path(place, name) for name in sorted(files)
-                  if not name.startswith(".") and pathlib.Path(name).suffix.lower() in endings]
+        found += [
+            pathlib.Path(place, name)
+            for name in sorted(files)
+            if not name.startswith(".") and pathlib.Path(name).suffix.lower() in suffixes
+        ]
     return found
 
 
-def readable(paths):
-    """Return for each path None, or why it cannot be read as a picture."""
-    def fault(path):
-        try:
-            read_image(path, PICTURE_SHAPE[0])
-        except InputError as error:
-            return str(error)
-        return None
-    # Pillow lets other threads work while it decodes.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(fault, paths))
-
-
-def list_folder(folder, classes):
-    """Find the readable pictures of each class; name those that cannot be read on standard error.
-
-    Args:
-        folder: path with one sub-folder for each class.
-        classes: names of the sub-folders; one that is not there has no pictures.
-
-    Returns:
-        `PictureFiles` and their labels (m,) int64.
-    """
-    paths, y = [], []
-    for label, name in enumerate(classes):
-        here = pictures_in(pathlib.Path(folder) / name, unlisted=lambda error: print(
-            f"left out: {printable(str(error.filename))}: expected a folder that may be listed; change its "
-            f"permissions. Received: {error.strerror}", file=sys.stderr))
-        paths += here
-        y += [label] * len(here)
-    faults = readable(paths)
-    for fault in filter(None, faults):
-        print(f"left out: {printable(fault)}", file=sys.stderr)
-    good = np.array([fault is None for fault in faults], bool)
-    return PictureFiles([path for path, fault in zip(paths, faults) if fault is None]), np.array(y, np.int64)[good]
+def names_sha256(folder, *parts):
+    """Return the SHA-256 of the names and sizes of a folder's images, `ImageFiles`, as 64 hexadecimal digits."""
+    paths = [path for part in parts for path in part.paths if os.path.isfile(path)]
+    lines = sorted(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def load_folder(folder):
-    """Load pictures of one's own.
+    """Load images of your own.
 
     Args:
-        folder: path with one sub-folder for each class, or with `train` and
-            `test`, each with one sub-folder for each class.
+        folder: path with one subfolder for each class, or with `train` and `test`,
+            each with one subfolder for each class.
 
     Returns:
-        train_x (`PictureFiles`), train_y (m,) int64, test_x, test_y, and the
-        names of the classes as an array of str.
+        train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
 
     Raises:
-        InputError: fewer than two classes, a class without pictures to train
-            on, or a class in `test` that `train` lacks.
+        InputError: fewer than two classes, a class without training images, or a
+            class in `test` that `train` lacks.
     """
     folder = pathlib.Path(folder)
-    names = sub_folders(folder)
-    by_name = {name.lower(): folder / name for name in names}
+    by_name = {name.lower(): folder / name for name in subfolders(folder)}
     train = next((by_name[name] for name in TRAIN if name in by_name), folder)
-    test = next((by_name[name] for name in TEST if name in by_name), None)
-    if train == folder:
-        test = None
-    classes = sub_folders(train)
+    test = next((by_name[name] for name in TEST if name in by_name and train != folder), None)
+    classes = subfolders(train)
     if len(classes) < 2:
-        raise InputError(f"{train} must hold a sub-folder of pictures for each class, two at least. "
-                         f"Received: {', '.join(classes) or 'no sub-folder'}")
-    train_x, train_y = list_folder(train, classes)
-    # Two, for one of them is set aside for validation; three where the test set comes from here, too.
+        raise InputError(
+            f"{train} must hold a subfolder of images for each class, at least two. "
+            f"Received: {', '.join(classes) or 'no subfolder'}"
+        )
+    train_x, train_y = _list_classes(train, classes)
+    # One image of each class goes to validation, and one to the test set unless there is one.
     least = 2 if test else 3
     counts = np.bincount(train_y, minlength=len(classes))
     if counts.min() < least:
         few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
-        raise InputError(f"Each class in {train} must have {least} pictures at least that can be read, and should "
-                         f"have a hundred. Received: {few}")
+        raise InputError(
+            f"Each class in {train} needs at least {least} readable images, and should have a hundred. Received: {few}"
+        )
     if test:
-        others = sorted(set(sub_folders(test)) - set(classes))
-        if others:
-            raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(others)}")
-        test_x, test_y = list_folder(test, classes)
+        unknown = sorted(set(subfolders(test)) - set(classes))
+        if unknown:
+            raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(unknown)}")
+        test_x, test_y = _list_classes(test, classes)
         if not len(test_x):
-            raise InputError(f"{test} must hold pictures in the sub-folders {', '.join(classes)}. "
-                             f"Received: none that can be read")
+            raise InputError(
+                f"{test} must hold images in the subfolders {', '.join(classes)}. Received: none that can be read"
+            )
     else:
-        train_x, train_y, test_x, test_y = split_validation(train_x, train_y, SPLIT_SEED, TEST_SHARE)
-    return train_x, train_y, test_x, test_y, np.array([printable(name) for name in classes])
+        train_x, train_y, test_x, test_y = split_validation(train_x, train_y, SPLIT_SEED, TEST_FRACTION)
+    return train_x, train_y, test_x, test_y, tuple(map(printable, classes))
+
+
+def _list_classes(folder, classes):
+    """Return the readable images of each class and their labels; name the others on standard error."""
+
+    def report(fault):
+        print(f"left out: {printable(fault)}", file=sys.stderr)
+
+    def unlisted(error):
+        expected = "expected a folder that can be listed; change its permissions"
+        report(f"{error.filename}: {expected}. Received: {error.strerror}")
+
+    def fault(path):
+        try:
+            read_image(path, IMAGE_SHAPE[0])
+        except InputError as error:
+            return str(error)
+
+    listed = [(path, y) for y, name in enumerate(classes) for path in images_in(pathlib.Path(folder) / name, unlisted)]
+    # Threads, because Pillow releases Python's lock while it decodes.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        faults = list(pool.map(fault, (path for path, _ in listed)))
+    for found in filter(None, faults):
+        report(found)
+    readable = [pair for pair, found in zip(listed, faults) if found is None]
+    return ImageFiles(path for path, _ in readable), np.array([y for _, y in readable], np.int64)
