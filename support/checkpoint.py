@@ -1,0 +1,61 @@
+"""The checkpoint that a run saves after every epoch, and that --resume continues from."""
+
+import json
+
+import h5py
+import keras
+
+from support.files import atomic_write
+
+CHECKPOINT = "checkpoint.weights.h5"
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Add each epoch to the history and save all that is needed to continue after it.
+
+    Args:
+        path: the file.
+        config: dict, JSON-serialisable, the run's settings.
+        history: dict of lists, which grows by each epoch's metrics.
+    """
+
+    def __init__(self, path, config, history):
+        super().__init__()
+        self.path, self.config, self.history = path, config, history
+
+    def on_epoch_end(self, epoch, logs=None):
+        for metric, value in logs.items():
+            self.history.setdefault(metric, []).append(float(value))
+        # Room is checked first: HDF5 reports a full disk in many lines of its own.
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        size = sum(variable.numpy().nbytes for variable in variables)
+        with atomic_write(self.path, min_free_bytes=size + 1_000_000) as temporary:
+            self.model.save_weights(temporary)
+            state = {"config": self.config, "history": self.history, "rng_state": get_rng_state(self.model)}
+            with h5py.File(temporary, "a") as file:
+                file["state"] = json.dumps(state)
+
+
+def get_rng_state(model):
+    """Return the states of the dropout layers' generators, which Keras does not save with the weights."""
+    return [variable.numpy().tolist() for variable in _generators(model)]
+
+
+def set_rng_state(model, state):
+    """Restore what `get_rng_state` returned."""
+    for variable, value in zip(_generators(model), state):
+        variable.assign(value)
+
+
+def _generators(model):
+    return [variable for variable in model.variables if "seed_generator" in variable.path]
+
+
+def read_checkpoint(path):
+    """Return the state saved beside the weights, a dict, or None if there is no readable checkpoint."""
+    try:
+        with h5py.File(path, "r") as file:
+            state = json.loads(file["state"][()])
+            return state if {"config", "history", "rng_state"} <= set(state) else None
+    except Exception:  # h5py raises many types for a damaged file
+        return None

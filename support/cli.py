@@ -1,0 +1,182 @@
+"""The command line that the three scripts share. Nothing heavy is imported, so --help answers at once."""
+
+import argparse
+import math
+import pathlib
+
+from support.errors import InputError
+from support.startup import supports_bfloat16
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# One epoch for each stage of the longest curriculum, so that a dry run goes through all of them.
+DRY_RUN_EPOCHS = 4
+
+# For signs_resnet50.py.
+WEIGHTS_HELP = (
+    "initial weights: random (the default), imagenet, which Keras downloads once (94 MB), or a .keras, .weights.h5 or "
+    ".h5 file. With imagenet or a file, a fifth of the epochs trains only the last layer, and the rest all layers with "
+    "a tenth of the learning rate"
+)
+
+
+def integer(low, high=None):
+    """Return an argparse type: integers from `low` to `high`, both included."""
+
+    def convert(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < low or (high is not None and number > high):
+            limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"expected an integer {limits}. Received: {text!r}")
+        return number
+
+    return convert
+
+
+def positive_number(text):
+    """argparse type: finite numbers above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0. Received: {text!r}")
+    return number
+
+
+def existing_folder(text):
+    """argparse type: the path of a folder that exists."""
+    path = pathlib.Path(text)
+    if not path.is_dir():
+        found = "which is not a folder" if path.exists() else "which does not exist"
+        raise argparse.ArgumentTypeError(f"expected a folder that exists. Received: {text!r}, {found}")
+    return path
+
+
+def crop(text):
+    """argparse type: "center", "stretch", or a square as three integers: left, top and side in pixels."""
+    if text in ("center", "stretch"):
+        return text
+    try:
+        left, top, side = map(int, text.split(","))
+    except ValueError:
+        side = 0
+    if side < 1 or left < 0 or top < 0:
+        raise argparse.ArgumentTypeError(
+            f"expected center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels. "
+            f"Received: {text!r}"
+        )
+    return left, top, side
+
+
+def weights_source(text):
+    """argparse type: "random", "imagenet", or the path of a file that exists."""
+    if text in ("random", "imagenet"):
+        return text
+    path = pathlib.Path(text)
+    if not path.is_file():
+        found = "which is not a file" if path.exists() else "which does not exist"
+        raise argparse.ArgumentTypeError(
+            f"expected random, imagenet or a file that exists. Received: {text!r}, {found}"
+        )
+    return path
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """The parser of the options that all three scripts have; a script may add its own.
+
+    Args:
+        description: str, the script's docstring, shown by --help.
+        script: str, the script's name without ".py", which names the output folder.
+        epochs, batch_size, learning_rate: the script's defaults.
+    """
+
+    def __init__(self, description, script, *, epochs, batch_size, learning_rate):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(f"{script}.py", description=description, allow_abbrev=False, formatter_class=formatter)
+        bfloat16 = supports_bfloat16()
+        yes_or_no = argparse.BooleanOptionalAction
+        # fmt: off
+        add = self.add_argument_group("data").add_argument
+        add("--data", choices=("auto", "real", "synthetic"), default="auto",
+            help="auto: the photographs if they are there, else the SYNTHETIC set (default: auto)")
+        add("--data-dir", type=existing_folder, metavar="DIR",
+            help="folder with the two .h5 files (default: datasets/ beside the script), or with one subfolder of "
+                 "images for each class")
+        add = self.add_argument_group("training").add_argument
+        add("--epochs", type=integer(1), default=epochs, metavar="N",
+            help=f"an epoch is as many images as there are to train on (happy_sequential.py: at least 540), in every "
+                 f"stage of the training; a stage that adds SYNTHETIC images draws from both (default: {epochs})")
+        add("--batch-size", type=integer(1), default=batch_size, metavar="N",
+            help=f"images per training step (default: {batch_size})")
+        add("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
+            help=f"the highest learning rate; it decays to 0 along a cosine (default: {learning_rate})")
+        add("--seed", type=integer(0, 2**32 - 1), default=1, metavar="N",
+            help="fixes the split, the order, the augmentation and the initial weights (default: 1)")
+        add("--mix-synthetic", action=yes_or_no, default=True,
+            help="show SYNTHETIC images beside the photographs in one stage of the training (default: yes)")
+        add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
+        add("--mixed-precision", action=yes_or_no, default=bfloat16,
+            help="compute in 16 bits (bfloat16) with 32-bit weights "
+                 f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
+        add("--seeds", type=integer(1, 1000), default=1, metavar="N",
+            help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
+        add("--resume", action="store_true",
+            help="continue a run of the same settings that was interrupted or killed")
+        add("--deterministic", action="store_true",
+            help="the same result to the last bit, on the same machine; slower")
+        add("--dry-run", action="store_true",
+            help="go through every step with a few images: a quick check that everything works")
+        add = self.add_argument_group("output").add_argument
+        add("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / script, metavar="DIR",
+            help=f"where everything is saved (default: outputs/{script}/ beside the script)")
+        add("--show", action="store_true", help="open the figures as well, at the end")
+        add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
+        trained = self.add_argument_group("with a trained model, instead of training")
+        add = trained.add_mutually_exclusive_group().add_argument
+        add("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE", help="classify these images")
+        add("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
+            help="export the model for other programs, and compare its outputs")
+        add = trained.add_argument
+        add("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
+            help="the part of an image to use: the largest square in the middle, all of it squeezed into a square, "
+                 "or a square given in pixels (default: center)")
+        add("--tta", action="store_true", help="average the predictions for ten crops of each image")
+        add("--explain", action="store_true",
+            help="save which parts of each image spoke for the prediction (Grad-CAM)")
+        # fmt: on
+        self.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+    def parse_args(self, args=None, namespace=None):
+        args = super().parse_args(args, namespace)
+        if args.dry_run:
+            args.epochs = DRY_RUN_EPOCHS
+        if args.seeds > 1 and (args.predict or args.export):
+            raise InputError(
+                "--seeds repeats a training: leave it out to use or export one trained model. Received: "
+                f"--seeds {args.seeds} and {'--predict' if args.predict else '--export'}"
+            )
+        if args.seed + args.seeds > 2**32:
+            raise InputError(
+                "--seeds counts up from --seed, and the last seed must be below 2**32 as well. "
+                f"Received: --seed {args.seed} --seeds {args.seeds}"
+            )
+        args.mixed_precision = args.mixed_precision and not (args.predict or args.export)
+        return args
+
+
+def run_seeds(args):
+    """Run the script once for each of --seeds seeds; see `support.seeds`."""
+    from support import seeds
+
+    return seeds.run_seeds(args)
+
+
+def start_tensorflow(args, rewrite_graph=True):
+    """Start TensorFlow as the options say; see `support.startup`."""
+    from support import startup
+
+    return startup.start_tensorflow(args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph)

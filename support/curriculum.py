@@ -1,0 +1,129 @@
+"""Batches: those of a training in several stages, shuffled and augmented, and those of an evaluation."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Stage(NamedTuple):
+    """A part of the training that draws its images from `x` and changes them with `augment`.
+
+    name: str, for the learning curves. share: number, how much of the training it takes, relative to the other
+    stages. x: uint8 array (m, height, width, 3), or `ImageFiles`. y: array (m, ...), labels as the loss wants
+    them. augment: function of (images (batch, height, width, 3), seed (2,) int64) that returns float32 images.
+    """
+
+    name: str
+    share: float
+    x: Any
+    y: np.ndarray
+    augment: Any
+
+
+class Curriculum:
+    """The batches of a training in several stages (Bengio et al., "Curriculum Learning", 2009).
+
+    Each epoch has the same number of images, whatever stage it is in. A stage that has
+    more of them goes on with the rest in its next epoch, so each image is seen equally often.
+
+    Args:
+        stages: list of `Stage`, in order. Each gets whole epochs by its share: at least
+            one if there are enough epochs, and perhaps none if there are fewer epochs than stages.
+        epochs: int.
+        batch_size: int; the last batch of an epoch may be smaller.
+        seed: int, fixes the order and every augmentation.
+        examples_per_epoch: int, the number of images in an epoch.
+    """
+
+    def __init__(self, stages, epochs, batch_size, seed, examples_per_epoch):
+        self.stages, self.epochs, self.batch_size, self.seed = stages, epochs, batch_size, seed
+        self.examples_per_epoch = examples_per_epoch
+        self.steps_per_epoch = math.ceil(examples_per_epoch / batch_size)
+        ends = np.rint(np.cumsum([stage.share for stage in stages]) / sum(stage.share for stage in stages) * epochs)
+        if epochs >= len(stages):
+            # Every stage ends at least one epoch after the one before, and leaves one for each that follows.
+            for index in range(len(stages)):
+                ends[index] = max(ends[index], ends[index - 1] + 1 if index else 1)
+            for index in reversed(range(len(stages) - 1)):
+                ends[index] = min(ends[index], ends[index + 1] - 1)
+        self.stage_epochs = np.diff(ends, prepend=0).astype(int).tolist()
+
+    @property
+    def boundaries(self):
+        """For each stage that has epochs its name, and its first and last epoch, counted from 1."""
+        ends = np.cumsum(self.stage_epochs).tolist()
+        return [
+            (stage.name, end - count + 1, end)
+            for stage, count, end in zip(self.stages, self.stage_epochs, ends)
+            if count
+        ]
+
+    def __str__(self):
+        stages = [f"{f'{first}-{last}' if first < last else first} {name}" for name, first, last in self.boundaries]
+        return f"{self.epochs} epochs of {self.examples_per_epoch:,} images each: {'; '.join(stages)}"
+
+    def batches(self, number, start_epoch=0):
+        """Yield indices (batch,) and an augmentation seed (2,), int64, for each batch of stage `number`.
+
+        `start_epoch`: epochs of this stage to leave out; the rest is the same as without.
+        """
+        rng = np.random.default_rng([self.seed, number])
+        pool = len(self.stages[number].x)
+        waiting = np.empty(0, np.int64)
+        for epoch in range(self.stage_epochs[number]):
+            while len(waiting) < self.examples_per_epoch:
+                waiting = np.concatenate([waiting, rng.permutation(pool)])
+            indices, waiting = np.split(waiting, [self.examples_per_epoch])
+            seeds = rng.integers(2**63, size=(self.steps_per_epoch, 2))
+            for step in range(self.steps_per_epoch if epoch >= start_epoch else 0):
+                yield indices[step * self.batch_size : (step + 1) * self.batch_size], seeds[step]
+
+    def dataset(self, start_epoch=0):
+        """Return the training set from an epoch on, counted from 0.
+
+        Returns:
+            `tf.data.Dataset` of (float32 images 0-255 (batch, height, width, 3), labels).
+        """
+        import tensorflow as tf
+
+        signature = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((2,), tf.int64)
+        dataset = None
+        for number, stage in enumerate(self.stages):
+            skipped = min(start_epoch, self.stage_epochs[number])
+            start_epoch -= skipped
+            if skipped == self.stage_epochs[number]:
+                continue
+            part = tf.data.Dataset.from_generator(self.batches, output_signature=signature, args=(number, skipped))
+            # Each batch has its own seed, so the result does not depend on which thread augments it, and when.
+            part = part.map(_augmented_reader(stage), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            dataset = part if dataset is None else dataset.concatenate(part)
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _augmented_reader(stage):
+    """Return a function from indices and seed to the augmented images and their labels."""
+
+    def read(indices, seed):
+        images, labels = _read_batch(stage.x, stage.y, indices)
+        return stage.augment(images, seed), labels
+
+    return read
+
+
+def _read_batch(x, y, indices):
+    """Return images and labels as tensors; the arrays stay where they are instead of being copied into the graph."""
+    import tensorflow as tf
+
+    images, labels = tf.numpy_function(lambda chosen: (x[chosen], y[chosen]), [indices], (x.dtype, y.dtype))
+    images.set_shape((None, *x.shape[1:]))
+    labels.set_shape((None, *y.shape[1:]))
+    return images, labels
+
+
+def evaluation_dataset(x, y, batch_size=64):
+    """Return the images unchanged and in order: `tf.data.Dataset` of (uint8 images, labels)."""
+    import tensorflow as tf
+
+    indices = tf.data.Dataset.range(len(x)).batch(batch_size)
+    return indices.map(lambda chosen: _read_batch(x, y, chosen), num_parallel_calls=2).prefetch(2)

@@ -1,0 +1,164 @@
+"""The folder a run saves into: locked while in use, with earlier results archived instead of overwritten."""
+
+import atexit
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+from support.checkpoint import CHECKPOINT, read_checkpoint
+from support.errors import InputError
+from support.files import read_json
+
+# Everything a training run writes, so that an earlier run can be archived completely.
+RESULT_FILES = (
+    "model.keras",
+    "history.csv",
+    "metrics.json",
+    "examples.png",
+    "learning_curves.png",
+    "confusion_matrix.png",
+    "mistakes.png",
+    "reliability.png",
+    "report.html",
+    "tensorboard",
+    CHECKPOINT,
+)  # fmt: skip
+
+
+def prepare_output_dir(output_dir, config=None, resume=False):
+    """Create the output folder, lock it until the process ends, and archive an earlier run with other settings.
+
+    A short trial must not destroy a model that took an hour. A run with the same
+    settings is overwritten: it would give the same files.
+
+    Args:
+        output_dir: path of the folder.
+        config: dict, JSON-serialisable, what identifies the training; None: nothing
+            is trained, so nothing is archived.
+        resume: bool, the run continues from the checkpoint in the folder.
+
+    Returns:
+        `pathlib.Path` of the folder.
+
+    Raises:
+        InputError: the folder cannot be created or written to, another run is
+            using it, or its checkpoint belongs to a run with other settings.
+    """
+    output_dir = pathlib.Path(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+        # A prediction takes moments and can be waited for, a training cannot.
+        _lock(output_dir, seconds=0 if config else 20)
+    except OSError as error:
+        raise InputError(
+            f"Results cannot be saved: expected a folder that can be written to; choose another with --output-dir. "
+            f"Received: {output_dir} ({error.strerror})"
+        ) from None
+    if config is None:
+        return output_dir
+    for leftover in sorted(output_dir.glob("unfinished_*")):  # from a run that was killed while writing
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    checkpoint = output_dir / CHECKPOINT
+    state = read_checkpoint(checkpoint)
+    if resume and checkpoint.exists() and not state:
+        raise InputError(
+            f"{checkpoint} must be the checkpoint of a training; leave --resume out to start again. "
+            f"Received: a damaged file"
+        )
+    if resume and state:
+        _check_same_config(state["config"], config, output_dir)
+    elif resume:
+        print(f"There is nothing to resume in {output_dir}: starting from the beginning")
+    metrics = read_json(output_dir / "metrics.json")
+    if metrics and not _same(metrics, config):
+        print(f"Moved an earlier run with other settings to {archive(output_dir, 'metrics.json', RESULT_FILES)}")
+    elif state and not resume:
+        archived = archive(output_dir, CHECKPOINT, [CHECKPOINT])
+        print(
+            f"Moved the checkpoint of an unfinished run, {len(state['history']['loss'])} epochs; continue it with "
+            f"--resume --output-dir {archived}"
+        )
+    elif not resume:
+        checkpoint.unlink(missing_ok=True)  # damaged
+    return output_dir
+
+
+def is_finished(output_dir, config):
+    """Return whether the folder holds all results of an uninterrupted run with these settings."""
+    metrics = read_json(output_dir / "metrics.json")
+    complete = (output_dir / "model.keras").exists() and not (output_dir / CHECKPOINT).exists()
+    return bool(metrics and not metrics.get("interrupted") and complete and _same(metrics, config))
+
+
+def archive(output_dir, dated_by, names):
+    """Move those of the named files that exist to `earlier/<date of one of them>`; return that folder."""
+    date = datetime.datetime.fromtimestamp((output_dir / dated_by).stat().st_mtime).strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = output_dir / "earlier" / date, 1
+    try:
+        while folder.exists():
+            number += 1
+            folder = output_dir / "earlier" / f"{date}_{number}"
+        folder.mkdir(parents=True)
+        for name in names:
+            if (output_dir / name).exists():
+                os.replace(output_dir / name, folder / name)
+    except OSError as error:
+        raise InputError(
+            f"The earlier results cannot be moved: expected a folder that can be written to; choose another with "
+            f"--output-dir. Received: {folder} ({error.strerror})"
+        ) from None
+    return folder
+
+
+def _same(metrics, config):
+    """Return whether a `metrics.json` belongs to a run with this config."""
+    return all(metrics.get(key) == value for key, value in _as_saved(config).items())
+
+
+def _as_saved(config):
+    """Return the config as it is read back from a file, with lists for tuples."""
+    return json.loads(json.dumps(config))
+
+
+def _check_same_config(before, config, output_dir):
+    """Raise an InputError that names the difference if a run is resumed with other settings."""
+    now = _as_saved(config)
+    differences = [
+        f"{key} {before.get(key)} then, {now.get(key)} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"--resume continues the run in {output_dir}: give the settings it was started with, or leave --resume "
+            f"out to start again. Received: {'; '.join(differences)}"
+        )
+
+
+def _lock(folder, seconds):
+    """Keep other runs out of a folder until this process ends; wait up to `seconds` for one that is using it."""
+    import filelock
+
+    # One lock object per file, because a process may prepare its folder twice.
+    lock = filelock.FileLock(folder / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        raise InputError(
+            f"Another run is writing into {folder}: wait until it ends, or choose another folder with --output-dir. "
+            f"Received: a locked folder"
+        ) from None
+
+    def release():
+        # The file goes before the lock, so that a waiting process does not lock a file that is about to go.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+    atexit.register(release)

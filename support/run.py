@@ -1,0 +1,287 @@
+"""A training run: its settings, its folder, its checkpoint, and the files it leaves behind."""
+
+import csv
+import json
+import pathlib
+import platform
+import shutil
+import sys
+import time
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from support.calibration import calibrate, plot_reliability
+from support.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, set_rng_state
+from support.errors import INTERRUPTED, InputError, require
+from support.figures import show_figures
+from support.files import atomic_write, read_json, sha256, write_json
+from support.ood import feature_bank, ood_threshold
+from support.output import RESULT_FILES, archive, is_finished, prepare_output_dir
+from support.report import write_report
+
+# The options that identify a run: others change neither the weights nor the metrics.
+SETTINGS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "seed",
+    "mix_synthetic",
+    "mixed_precision",
+    "deterministic",
+    "dry_run",
+    "identity_blocks",
+    "weights",
+)  # fmt: skip
+
+
+class Run:
+    """A training run. It owns the output folder: lock, checkpoint, archive of earlier results, saved files.
+
+    Args:
+        script: str, the script's name without ".py".
+        args: the parsed command line.
+        data: `cnn_utils.Dataset`.
+        device: str, the device in words.
+
+    Attributes:
+        folder: `pathlib.Path`, where the results go.
+        history: dict of lists, the metrics of every epoch so far.
+        interrupted: bool, whether Ctrl-C ended the training.
+        finished: bool, whether --resume found nothing left to do.
+
+    Raises:
+        InputError: the folder cannot be used, or --resume does not fit what is in it.
+    """
+
+    def __init__(self, script, args, data, device):
+        self.args, self.data, self.device = args, data, device
+        self.history, self.interrupted, self.train_seconds, self.temperature = {}, False, 0.0, 1.0
+        if data.kind == "folder" and args.output_dir.resolve().is_relative_to(data.source.train.resolve()):
+            raise InputError(
+                f"--output-dir must lie outside {data.source.train}, or its figures would be read as images of a class "
+                f"the next time. Received: {args.output_dir}"
+            )
+        settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)}
+        if isinstance(settings.get("weights"), pathlib.Path):
+            settings.update(weights=args.weights.name, weights_sha256=sha256(args.weights))
+        self.config = {"script": script, "data": data.kind, "data_files": data.hashes, **settings}
+        self.folder = args.output_dir
+        self.finished = args.resume and is_finished(self.folder, self.config)
+        if self.finished:
+            print(f"The run in {self.folder} is finished: there is nothing to resume")
+            return
+        prepare_output_dir(self.folder, self.config, args.resume)
+        self.checkpoint = read_checkpoint(self.folder / CHECKPOINT) if args.resume else None
+        if self.checkpoint:
+            self.history = self.checkpoint["history"]
+
+    @property
+    def epochs_done(self):
+        return len(self.history.get("loss", []))
+
+    def fit(self, model, curriculum, validation_data, start=0, end=None):
+        """Train as `model.fit` does, with a checkpoint after every epoch; Ctrl-C ends the training, not the run.
+
+        Args:
+            model: compiled Keras model.
+            curriculum: `cnn_utils.Curriculum`.
+            validation_data: `tf.data.Dataset` of (images, labels).
+            start, end: the epochs to train, counted from 0; by default all.
+
+        Returns:
+            dict of lists, the history from the first epoch on.
+
+        Raises:
+            KeyboardInterrupt: before the first epoch was finished.
+            InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
+        """
+        end = curriculum.epochs if end is None else end
+        if self.checkpoint:
+            self._restore(model)
+        if self.epochs_done >= end:  # killed after the training; Keras's own last step of `fit` may be missing
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+            return self.history
+        self.checkpoint = None
+        build_variables(model, curriculum.stages[0].y[:1])
+        if start == 0:
+            print(f"\n{curriculum}")
+        if self.epochs_done > start:
+            print(f"Resuming after epoch {self.epochs_done} of {end}")
+        started = time.perf_counter()
+        try:
+            model.fit(
+                curriculum.dataset(self.epochs_done),
+                shuffle=False,
+                initial_epoch=self.epochs_done,
+                epochs=end,
+                steps_per_epoch=curriculum.steps_per_epoch,
+                validation_data=validation_data,
+                callbacks=self._callbacks(),
+            )
+        except InputError:
+            print()  # after the progress bar
+            raise
+        except KeyboardInterrupt:
+            if not self.history:
+                raise
+            self._interrupt(model)
+        self.train_seconds += time.perf_counter() - started
+        return self.history
+
+    def _restore(self, model):
+        """Load the weights, the optimizer's state and the generators' from the checkpoint."""
+        path = self.folder / CHECKPOINT
+        try:
+            with warnings.catch_warnings():
+                # After the end of a phase, the checkpoint's optimizer is another one: only the weights fit.
+                warnings.simplefilter("ignore")
+                model.load_weights(path)
+            set_rng_state(model, self.checkpoint["rng_state"])
+        except Exception as error:  # h5py and Keras raise many types for a damaged file
+            raise InputError(
+                f"{path} must be the checkpoint of this network; leave --resume out to start again. "
+                f"Received: {(str(error).splitlines() or [''])[0][:200]}"
+            ) from None
+
+    def _callbacks(self):
+        """Return the callbacks of `fit`: the checkpoint, and TensorBoard's log if it is wanted."""
+        callbacks = [Checkpoint(self.folder / CHECKPOINT, self.config, self.history)]
+        if self.args.tensorboard:
+            require("tensorboard", "--tensorboard", "tensorboard>=2.20,<2.22")
+            if not self.history:  # an earlier run's log would appear as a second curve
+                shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            callbacks.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
+        return callbacks
+
+    def _interrupt(self, model):
+        """Do what Keras does at the end of `fit`, and keep an earlier, finished run of the same settings."""
+        self.interrupted = True
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        print(f"\nInterrupted after {self.epochs_done} epochs: saving what was learnt; --resume continues from here")
+        metrics = read_json(self.folder / "metrics.json")
+        if metrics and not metrics.get("interrupted"):
+            earlier = archive(self.folder, "metrics.json", [name for name in RESULT_FILES if name != CHECKPOINT])
+            if (earlier / "examples.png").exists():
+                shutil.copy2(earlier / "examples.png", self.folder)
+            print(f"Moved the earlier, finished run to {earlier}")
+
+    def save_model(self, model, train_x, validation_x, validation_y):
+        """Calibrate the trained model on the validation split and save it with what it needs to say "not sure".
+
+        A `.keras` file is a zip archive whose unknown members Keras ignores, so class
+        names, OOD threshold and feature bank cannot be separated from the model.
+
+        Args:
+            model: the trained Keras model; its last layer is divided by the temperature.
+            train_x: uint8 array (m, height, width, 3), or `ImageFiles`.
+            validation_x, validation_y: the validation split, labels as the loss wants them.
+        """
+        # Gradients are noisy anyway, but a prediction in 16 bits would differ between one image and a batch.
+        for layer in model.layers:
+            layer.dtype_policy = "float32"
+        model.make_predict_function(force=True)
+        print(f"Trained for {self.train_seconds:.0f} s")
+        self.temperature = calibrate(model, validation_x, validation_y)
+        bank = feature_bank(model, train_x, self.args.seed)
+        notes = {
+            "classes": self.data.class_names,
+            "data": self.data.kind,
+            "dry_run": self.args.dry_run,
+            "temperature": self.temperature,
+            "usual": ood_threshold(model, validation_x, bank),
+        }
+        with atomic_write(self.folder / "model.keras") as temporary:
+            model.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr("notes.json", json.dumps(notes, indent=2))
+                with archive.open("familiar.npy", "w") as file:
+                    np.save(file, bank, allow_pickle=False)
+        print(f"Saved {self.folder / 'model.keras'}")
+        with atomic_write(self.folder / "history.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *sorted(self.history)])
+            rows = zip(*(self.history[metric] for metric in sorted(self.history)))
+            writer.writerows([epoch, *row] for epoch, row in enumerate(rows, 1))
+        print(f"Saved {self.folder / 'history.csv'}")
+
+    def finish(self, model, results, curriculum, train_x, synthetic=0):
+        """Save metrics, reliability diagram and report; return the exit code.
+
+        Args:
+            model: the trained Keras model.
+            results: dict from `cnn_utils.evaluate`.
+            curriculum: `Curriculum` of the training.
+            train_x: the training images without the validation split.
+            synthetic: int, the number of SYNTHETIC images beside photographs.
+
+        Returns:
+            int: 0, or 130 if Ctrl-C ended the training.
+        """
+        data, folder = self.data, self.folder
+        reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)
+        counts = results["confusion"].sum(axis=1)
+        per_class = zip(data.class_names, results["precision"], results["recall"], counts)
+        metrics = {
+            **self.config,
+            "stages": [{"name": name, "epochs": [first, last]} for name, first, last in curriculum.boundaries],
+            "examples_per_epoch": curriculum.examples_per_epoch,
+            "train_examples": len(train_x),
+            "synthetic_examples": synthetic,
+            "validation_examples": len(data.train_x) - len(train_x),
+            "test_examples": len(data.test_x),
+            "parameters": model.count_params(),
+            "test_loss": results["loss"],
+            "test_accuracy": results["accuracy"],
+            "test_accuracy_interval": results["interval"],
+            **reliability,
+            "classes": [
+                {"name": name, "precision": _json_number(p), "recall": _json_number(r), "examples": int(count)}
+                for name, p, r, count in per_class
+            ],
+            "confusion_matrix": results["confusion"].tolist(),
+            "interrupted": self.interrupted,
+            "train_seconds": round(self.train_seconds, 2),
+            "device": self.device,
+            "versions": {
+                "python": platform.python_version(),
+                **{module.__name__: module.__version__ for module in (tf, keras, np)},
+            },
+        }
+        write_json(metrics, folder / "metrics.json")
+        write_report(folder, model, results, train_x, data.test_x, sys.argv)
+        if self.args.tensorboard:
+            self._log_figures()
+        if not self.interrupted:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        if self.args.show:
+            show_figures()
+        return INTERRUPTED if self.interrupted else 0
+
+    def _log_figures(self):
+        """Add saved figures to TensorBoard's log, and say how to look at it."""
+        folder = self.folder / "tensorboard"
+        with tf.summary.create_file_writer(str(folder / "figures")).as_default():
+            for name in ("examples", "confusion_matrix"):
+                with Image.open(self.folder / f"{name}.png") as figure:
+                    tf.summary.image(name, np.asarray(figure.convert("RGB"))[None], step=0)
+        print(f"Saved {folder}; look at it with `tensorboard --logdir {folder}`")
+
+
+def build_variables(model, y):
+    """Create the variables of optimizer and metrics before the first step.
+
+    Keras would create them inside that step, and TensorFlow would trace it twice: for ResNet50 half of the wait.
+    """
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, y, y)
+    model.reset_metrics()
+
+
+def _json_number(value):
+    """Return None for NaN, which JSON lacks."""
+    return None if np.isnan(value) else float(value)
