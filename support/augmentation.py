@@ -1,0 +1,165 @@
+"""Random changes that leave the label true, for a batch of images at a time.
+
+Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor (2,),
+and returns float32 images of the same shape, every image changed differently. The seed alone
+decides how, so batches can be augmented in several threads and a run can still be repeated.
+Keras's own layers hold a generator, which binds them to one thread, and resample the image
+once for each change.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+
+def replace_background(images, seed, share):
+    """Put a background of random colour and texture behind the hand in a share of the images.
+
+    The hand is recognised by its redness, the logarithm of red over blue, which does not
+    depend on brightness: skin is redder than a wall of a grey or cold colour. In front of a
+    wall as red as skin, the hand gets holes or a halo.
+
+    Args:
+        images: (batch, height, width, 3), 0-255, each a hand in front of a plain wall.
+        seed: int64 tensor (2,).
+        share: share of the images that are changed, 0 to 1.
+
+    Returns:
+        float32 tensor of the shape of `images`.
+    """
+    whole = tf.cast(images, tf.float32)
+    if not share:
+        return whole
+    height, width = whole.shape[1:3]
+    # The first images of the batch, whose order is random already; at least one, as TensorFlow cannot convolve none.
+    batch = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(whole)[0], tf.float32)), tf.int32)
+    images = whole[:batch]
+    uniform = _random(seed, 0)
+    redness = _blur(tf.math.log((images[..., :1] + 1) / (images[..., 2:] + 1)))
+    # Means of 4x4 pixels, to save time. The arm comes from below, so the median along the upper edges is the wall's.
+    cells = tf.nn.avg_pool2d(redness, 4, 4, "VALID")[..., 0]
+    upper = cells.shape[1] * 5 // 8
+    wall = _quantile(tf.concat([cells[:, 0], cells[:, :upper, 0], cells[:, :upper, -1]], axis=1), 0.5)
+    skin = _quantile(tf.reshape(cells, [batch, cells.shape[1] * cells.shape[2]]), 0.96)
+    # 0 up to a quarter of the way from wall to skin, 1 from two thirds on: a soft edge of a pixel or two.
+    hand = tf.clip_by_value(2.5 * (redness - wall) / (skin - wall + 1e-3) - 0.6, 0, 1)
+    # Large stains of colour and small ones of brightness.
+    stains = upsample(uniform(0, [batch, 6, 6, 3], -1.7, 1.7), height, width)
+    stains += upsample(uniform(1, [batch, 20, 20, 1], -1.7, 1.7), height, width)
+    background = uniform(2, [batch, 1, 1, 3], 0, 255) + uniform(3, [batch, 1, 1, 1], 0, 40) * stains
+    changed = hand * images + (1 - hand) * tf.clip_by_value(background, 0, 255)
+    return tf.concat([changed, whole[batch:]], axis=0)
+
+
+def random_affine(images, seed, *, flip=False, rotation=0.0, shift=0.0, zoom=0.0):
+    """Mirror, rotate, shift and zoom in one resampling; the edge pixels are repeated beyond the edge.
+
+    Args:
+        images: (batch, height, width, 3), 0-255.
+        seed: int64 tensor (2,).
+        flip: bool, mirror half of the images, left to right.
+        rotation: largest angle to either side, in degrees.
+        shift: largest shift in each direction, as a share of height and width.
+        zoom: largest change of size, as a share.
+
+    Returns:
+        float32 tensor of the shape of `images`.
+    """
+    images = tf.cast(images, tf.float32)
+    height, width = images.shape[1:3]
+    batch = tf.shape(images)[:1]
+    uniform = _random(seed, 1)
+    angle = uniform(0, batch, -math.radians(rotation), math.radians(rotation))
+    size = tf.exp(uniform(1, batch, -zoom, zoom))
+    mirror = tf.where(uniform(3, batch, 0, 1) < (0.5 if flip else 0.0), -1.0, 1.0)
+    cos, sin = tf.cos(angle) * size, tf.sin(angle) * size
+    # For each point of the result, measured from the centre, the point of the image that is shown there.
+    xx, xy, yx, yy = cos * mirror, -sin, sin * mirror, cos
+    x0, y0 = (width - 1) / 2, (height - 1) / 2
+    dx = x0 - xx * x0 - xy * y0 + width * uniform(5, batch, -shift, shift)
+    dy = y0 - yx * x0 - yy * y0 + height * uniform(6, batch, -shift, shift)
+    zero = tf.zeros(batch)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([xx, xy, dx, yx, yy, dy, zero, zero], axis=1),
+        output_shape=[height, width],
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+        fill_value=0.0,
+    )
+
+
+def color_jitter(images, seed, *, color=0.0, gray=0.0, tone=0.0, contrast=0.0, brightness=0.0, shadow=0.0):
+    """Change colour and light as other people, lamps, cameras and rooms would.
+
+    Args:
+        images: (batch, height, width, 3), 0-255.
+        seed: int64 tensor (2,).
+        color: largest change of each channel, as a share; saturation changes by up to twice as much.
+        gray: share of the images that lose all colour.
+        tone: largest change of the midtones, as a share of their distance from black and white, at most 1.
+        contrast: largest change of the contrast, as a share.
+        brightness: largest change of the brightness, as a share of white.
+        shadow: how strongly a smooth random pattern darkens and brightens parts of the image.
+
+    Returns:
+        float32 tensor of the shape of `images`, clipped to 0-255.
+    """
+    height, width, channels = images.shape[1:]
+    batch = tf.shape(images)[0]
+    uniform = _random(seed, 2)
+    # Saturation, colour, contrast and brightness are one matrix and one offset for each image.
+    pixels = tf.reshape(tf.cast(images, tf.float32), [batch, height * width, channels])
+    luma = np.tile(np.array([[0.299], [0.587], [0.114]], np.float32), channels)  # ITU-R BT.601
+    colored = tf.cast(uniform(1, [batch, 1, 1], 0, 1) >= gray, tf.float32)
+    saturation = tf.exp(uniform(0, [batch, 1, 1], -2 * color, 2 * color)) * colored
+    gain = tf.exp(uniform(2, [batch, 1, channels], -color, color))
+    matrix = (saturation * np.eye(channels, dtype=np.float32) + (1 - saturation) * luma) * gain
+    mean = tf.reduce_mean(tf.reduce_mean(pixels, axis=1, keepdims=True) @ matrix, axis=2, keepdims=True)
+    strength = tf.exp(uniform(3, [batch, 1, 1], -contrast, contrast))
+    offset = mean * (1 - strength) + 255 * uniform(4, [batch, 1, 1], -brightness, brightness)
+    images = tf.reshape(pixels @ (strength * matrix) + offset, [batch, height, width, channels])
+    if shadow:
+        # The sum of two uniform numbers, on a coarse grid; small values are more frequent than large ones.
+        pattern = uniform(5, [batch, 4, 4, 1], -1, 1) + uniform(6, [batch, 4, 4, 1], -1, 1)
+        images *= tf.exp(uniform(7, [batch, 1, 1, 1], 0, shadow) * upsample(pattern, height, width))
+    images = tf.clip_by_value(images, 0, 255)
+    # A parabola through black and white is like a gamma curve, in a tenth of the time.
+    bend = uniform(8 if shadow else 5, [batch, 1, 1, 1], -tone, tone)
+    return images * ((1 + bend) - bend / 255 * images)
+
+
+def upsample(pattern, height, width):
+    """Enlarge (batch, rows, columns, channels) to (batch, height, width, channels), bilinear.
+
+    The same as `tf.image.resize`, as two matrix products: several times faster for a small pattern.
+    """
+
+    def weights(size, cells):
+        # The centre of each pixel among the centres of the cells; a cell's weight falls to 0 at the next centre.
+        position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+        return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
+
+    rows, columns = weights(height, pattern.shape[1]), weights(width, pattern.shape[2])
+    return tf.einsum("hi,bijc,wj->bhwc", rows, pattern, columns)
+
+
+def _random(seed, function):
+    """Return `uniform(key, shape, low, high)`. Another key gives other numbers, so changing one changes all runs."""
+    seed = tf.random.fold_in(seed, function)
+    return lambda key, shape, low, high: tf.random.stateless_uniform(shape, tf.random.fold_in(seed, key), low, high)
+
+
+def _quantile(values, share):
+    """Return the value below which this share of each row of (batch, n) lies, as (batch, 1, 1, 1)."""
+    largest = tf.math.top_k(values, values.shape[1] - int(share * values.shape[1])).values
+    return largest[:, -1, None, None, None]
+
+
+def _blur(images):
+    """Convolve with the binomial kernel 1 4 6 4 1, close to a Gaussian with a standard deviation of one pixel."""
+    row = tf.constant([1, 4, 6, 4, 1], tf.float32) / 16
+    kernel = tf.tile((row[:, None] * row)[:, :, None, None], [1, 1, images.shape[3], 1])
+    padded = tf.pad(images, [[0, 0], [2, 2], [2, 2], [0, 0]], "SYMMETRIC")
+    return tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")

@@ -1,0 +1,66 @@
+"""Grad-CAM: which parts of an image speak for a class.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", 2017, section 3.
+"""
+
+import matplotlib
+import numpy as np
+import tensorflow as tf
+from keras import Model
+from PIL import Image
+
+
+def last_conv_layer(model):
+    """Return the index of the last layer whose output (batch, height, width, channels) has several positions.
+
+    Raises:
+        ValueError: no layer has.
+    """
+    for index, layer in reversed(list(enumerate(model.layers))):
+        shape = layer.output.shape
+        if len(shape) == 4 and shape[1] * shape[2] > 1:
+            return index
+    raise ValueError(
+        "Grad-CAM needs a layer with a four-dimensional output of more than one position. "
+        f"Received: {model.name}, which has none"
+    )
+
+
+def grad_cam(model, image, label):
+    """Return where in the image something speaks for a class.
+
+    The feature maps of the last convolution are weighted by the mean gradient of the class's
+    logit and added up; what speaks against the class is left out.
+
+    Args:
+        model: Keras model that is a chain of layers behind its last feature maps.
+        image: uint8 array (size, size, 3).
+        label: int, the class.
+
+    Returns:
+        float array (height, width) of the feature maps, 0 to 1; all 0 if nothing speaks for the class.
+    """
+    index, head = last_conv_layer(model), model.layers[-1]
+    maps = Model(model.inputs[0], model.layers[index].output)(tf.cast(image[None], tf.float32), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        x = maps
+        for layer in model.layers[index + 1 : -1]:
+            x = layer(x)
+        logits = x @ head.kernel + head.bias
+        # The logit of a single sigmoid speaks for class 1, its negative for class 0.
+        score = logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
+    heatmap = tf.nn.relu(tf.reduce_sum(weights * maps, axis=3))[0].numpy()
+    return heatmap / heatmap.max() if heatmap.max() > 0 else heatmap
+
+
+def overlay_heatmap(model, image, label):
+    """Return the image (size, size, 3) in grey under its Grad-CAM heatmap, uint8 (4 size, 4 size, 3)."""
+    size = (4 * len(image), 4 * len(image))
+    heatmap = Image.fromarray(grad_cam(model, image, label).astype(np.float32))
+    heatmap = np.clip(np.asarray(heatmap.resize(size, Image.Resampling.BICUBIC)), 0, 1)
+    grey = Image.fromarray(image).convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    colors = matplotlib.colormaps["inferno"](heatmap)[..., :3] * 255
+    return (0.55 * np.asarray(grey) + 0.45 * colors).astype(np.uint8)

@@ -1,0 +1,115 @@
+"""Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones and small devices.
+
+An exported network takes float32 images (batch, 64, 64, 3), RGB, 0-255; it normalises them itself.
+"""
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from support.errors import InputError, require
+from support.files import atomic_write
+from support.output import prepare_output_dir
+from support.startup import quiet_startup
+
+# The largest difference between probabilities that other kernels, which add in another order, may cause.
+TOLERANCE = 1e-4
+
+
+def load_onnx(path):
+    """Return a function from float32 images (m, 64, 64, 3) to outputs (m, k), run by ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def load_saved_model(path):
+    """The same, run by TensorFlow without Keras."""
+    loaded = tf.saved_model.load(str(path))
+    return lambda images: loaded.serve(tf.constant(images)).numpy()
+
+
+def load_litert(path):
+    """The same, run by LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+
+    def predict(images):
+        index = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(index, images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(index, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return predict
+
+
+ONNX = {"tf2onnx": "tf2onnx>=1.17,<1.18", "onnx": "onnx>=1.20,<2", "onnxruntime": "onnxruntime>=1.23,<2"}
+# For each format: the file or folder to write, the function that loads it, and the packages it needs, by module.
+FORMATS = {
+    "onnx": ("model.onnx", load_onnx, ONNX),
+    "saved_model": ("saved_model", load_saved_model, {}),
+    "litert": ("model.tflite", load_litert, {"ai_edge_litert": "ai-edge-litert>=2.1,<3"}),
+}
+
+
+def export_model(model, formats, output_dir):
+    """Export a model, load each result in its own runtime and compare the outputs.
+
+    Args:
+        model: trained Keras model, float32.
+        formats: names from `FORMATS`.
+        output_dir: folder for the results.
+
+    Returns:
+        dict from each format to the largest difference between probabilities.
+
+    Raises:
+        InputError: a package is missing, or the outputs differ; that result is not saved.
+    """
+    for name in formats:
+        for module, package in FORMATS[name][2].items():
+            require(module, f"--export {name}", package)
+    output_dir = prepare_output_dir(output_dir)
+    # Coloured squares suit any network. One image alone and several together, because the batch size is free.
+    size = model.input_shape[1:]
+    squares = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.float32)
+    images = squares.repeat(size[0] // 8, axis=1).repeat(size[1] // 8, axis=2)
+    expected = np.asarray(model.predict_on_batch(images))
+    differences = {}
+    for name in formats:
+        path, load = output_dir / FORMATS[name][0], FORMATS[name][1]
+        with atomic_write(path) as temporary:
+            with _quiet():
+                model.export(temporary, format="tf_saved_model" if name == "saved_model" else name, verbose=False)
+                predict = load(temporary)
+                found = np.concatenate([predict(images[:1]), predict(images[1:])])
+            difference = differences[name] = float(np.abs(found - expected).max())
+            if not difference <= TOLERANCE:
+                raise InputError(
+                    f"--export {name}: the exported network must give the outputs of the original, to {TOLERANCE:g}. "
+                    f"Received: a difference of {difference:.2g}"
+                )
+        takes = f"float32 (batch, {', '.join(map(str, size))}), RGB 0-255"
+        print(f"Saved {path}: outputs like the original's, largest difference {difference:.1e}; it takes {takes}")
+    return differences
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hide what the converters print, unless they fail."""
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(printed), quiet_startup():
+            warnings.simplefilter("ignore")
+            yield
+    except BaseException:
+        print(printed.getvalue(), end="")
+        raise
