@@ -126,10 +126,8 @@ def find_data(name, data="auto", data_dir=None):
     if not missing:
         kind = "synthetic" if any(map(is_synthetic, paths)) else "real"
         if data == "real" and kind == "synthetic":
-            raise InputError(
-                f"--data real needs photographs: name the folder that holds them with --data-dir. "
-                f"Received: {folder}, whose files are SYNTHETIC"
-            )
+            expected = "--data real needs photographs: name the folder that holds them with --data-dir"
+            raise InputError(f"{expected}. Received: {folder}, whose files are SYNTHETIC")
         return Source(kind, *paths)
     if data_dir is not None and len(missing) == 2:
         if has_classes(folder):
@@ -179,20 +177,15 @@ def _check_classes(source, classes, test_classes, train_y, test_y, count):
         raise schema_error(f"{source.train} must list {count} classes", classes.tolist())
     counts = np.bincount(train_y, minlength=len(classes))
     if np.count_nonzero(counts) < 2:
-        raise schema_error(
-            f"{source.train} must hold images of at least two classes: one class leaves nothing to distinguish",
-            f"{len(train_y)} of class {train_y[0]} only",
-        )
+        expected = f"{source.train} must hold images of at least two classes: one leaves nothing to distinguish"
+        raise schema_error(expected, f"{len(train_y)} of class {train_y[0]} only")
     if 1 in counts:
-        raise schema_error(
-            f"{source.train} must hold at least two images of each class it has, because one goes to validation",
-            f"one of class {np.flatnonzero(counts == 1).tolist()}",
-        )
+        expected = f"{source.train} must hold at least two images of each class it has, because one goes to validation"
+        raise schema_error(expected, f"one of class {np.flatnonzero(counts == 1).tolist()}")
     unknown = np.setdiff1d(test_y, train_y)
     if len(unknown):
-        raise schema_error(
-            f"{source.test} must hold no class that {source.train} has no image of", f"class {unknown.tolist()}"
-        )
+        expected = f"{source.test} must hold no class that {source.train} has no image of"
+        raise schema_error(expected, f"class {unknown.tolist()}")
 
 
 # ----------------------------------------------------------------- preparation
@@ -255,17 +248,9 @@ def evaluate(model, x, y, class_names):
     for name, p, r, images in zip(class_names, precision, recall, confusion.sum(axis=1)):
         p, r = ("-" if math.isnan(value) else f"{value:.1%}" for value in (p, r))
         print(f"  {name:<{width}}  {p:>9}  {r:>6}  {images:>6}")
-    return {
-        "loss": loss,
-        "accuracy": correct / count,
-        "interval": [interval.low, interval.high],
-        "probabilities": probabilities,
-        "labels": labels,
-        "predictions": predictions,
-        "confusion": confusion,
-        "precision": precision,
-        "recall": recall,
-    }
+    scores = {"loss": loss, "accuracy": correct / count, "interval": [interval.low, interval.high]}
+    arrays = {"probabilities": probabilities, "labels": labels, "predictions": predictions, "confusion": confusion}
+    return {**scores, **arrays, "precision": precision, "recall": recall}
 
 
 # --------------------------------------------------------------------- figures
@@ -275,11 +260,9 @@ def plot_examples(x, y, class_names, path, kind):
     """Save one image of each class, the first in the set.
 
     Args:
-        x: uint8 array (m, height, width, 3).
-        y: int array (m,).
+        x, y: uint8 array (m, height, width, 3) and labels (m,).
         class_names: the class names.
-        path: the PNG file to write.
-        kind: "real", "synthetic" or "folder".
+        path, kind: the PNG file to write, and the data's kind: "real", "synthetic" or "folder".
     """
     first = [np.flatnonzero(y == label)[0] for label in range(len(class_names)) if label in y]
     captions = [f"{class_names[y[index]]} ({np.count_nonzero(y == y[index])} images)" for index in first]
@@ -292,8 +275,7 @@ def plot_learning_curves(history, curriculum, path, kind):
     Args:
         history: dict of lists, as `model.fit(...).history`.
         curriculum: `Curriculum` of the training.
-        path: the PNG file to write.
-        kind: "real", "synthetic" or "folder".
+        path, kind: see `plot_examples`.
     """
     figure, axes = new_figure(9, 4.2, 1, 2)
     epochs = np.arange(1, len(history["loss"]) + 1)
@@ -319,10 +301,8 @@ def plot_confusion_matrix(results, class_names, path, kind):
     """Save the confusion matrix: which class was predicted for which.
 
     Args:
-        results: dict from `evaluate`.
-        class_names: the class names.
-        path: the PNG file to write.
-        kind: "real", "synthetic" or "folder".
+        results, class_names: dict from `evaluate`, and the names it was given.
+        path, kind: see `plot_examples`.
     """
     confusion = results["confusion"]
     size = max(4.2, 0.75 * len(class_names) + 1.6)
@@ -345,10 +325,8 @@ def plot_mistakes(x, results, class_names, path, kind, most=24):
 
     Args:
         x: uint8 array (m, height, width, 3), the test images.
-        results: dict from `evaluate`.
-        class_names: the class names.
-        path: the PNG file to write.
-        kind: "real", "synthetic" or "folder".
+        results, class_names: dict from `evaluate`, and the names it was given.
+        path, kind: see `plot_examples`.
         most: int, the largest number of images to draw.
     """
     labels, predictions = results["labels"], results["predictions"]

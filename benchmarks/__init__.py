@@ -1,1 +1,1 @@
-"""How accurate and how fast: `python -m benchmarks` measures it and prints a table."""
+"""Measurements of accuracy, speed, memory and robustness. `python -m benchmarks` prints a table."""

@@ -1,14 +1,12 @@
-"""Feed damaged files to the readers, guided by which lines of code they reach: nothing but an InputError may come out.
+"""Feed damaged files to the readers, guided by the code they reach: nothing but an InputError may come out.
 
     pip install "atheris>=3.0,<4"
     python -m benchmarks.fuzz                        105,000 inputs for the three readers
     python -m benchmarks.fuzz --runs 1000 image      only the image reader
 
-atheris changes bytes of a few good files, keeps what reaches code that nothing
-before it reached, and changes that again. Each reader runs in a process of its
-own, so that a crash of a C library is seen and counted, too; an input that
-takes longer than 20 seconds counts as a hang. What failed is kept in
-outputs/fuzz/ to be looked at.
+atheris changes the bytes of a few good files and goes on with the changes that reach new code. Each reader runs in
+a process of its own, so a crash of a C library is counted as well; an input that takes longer than 20 seconds counts
+as a hang. Inputs that failed are kept in outputs/fuzz/.
 """
 
 import argparse
@@ -20,143 +18,120 @@ import subprocess
 import sys
 import tempfile
 
+import h5py
 import numpy as np
+from PIL import Image
 
-import cnn_utils as utils
-import prediction
-import runs
+from datasets.folders import load_folder
+from datasets.hdf5 import load_h5
+from datasets.images import read_image
+from support.cli import ROOT, integer
+from support.errors import InputError, require, run_main
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-LONGEST = 8192      # bytes of an input: the good files fit, and small ones are read fast
+# The program of a reader's process. The modules that guide the changes must be imported under atheris's eyes.
+PROGRAM = """
+import sys, atheris
+guides = ["support.errors", "support.files", "datasets.hdf5", "datasets.images", "datasets.folders", "PIL"]
+with atheris.instrument_imports(include=guides):
+    from PIL import Image
+    Image.init()
+    from benchmarks.fuzz import fuzz
+fuzz(*sys.argv[1:])
+"""
+RUNS = {"h5": 50_000, "image": 50_000, "folder": 5_000}  # inputs for each reader
 
 
 def good_h5():
-    """Yield small files of the course's schema."""
-    import h5py
-
-    shuffled = {"chunks": (1, 64, 64, 3), "shuffle": True, "compression": "gzip"}
-    for kind, options in ((np.uint8, {"compression": "lzf"}), (np.uint8, {"compression": "gzip"}), (np.uint8, shuffled),
-                          (np.float32, {"compression": "gzip"}), (np.uint16, {"compression": "gzip"})):
+    """Yield small files of the course's schema, as bytes."""
+    gzip, lzf = {"compression": "gzip"}, {"compression": "lzf"}
+    shuffled = {"chunks": (1, 64, 64, 3), "shuffle": True, **gzip}
+    for dtype, options in (("u1", lzf), ("u1", gzip), ("u1", shuffled), ("f4", gzip), ("u2", gzip)):
         file = io.BytesIO()
         with h5py.File(file, "w") as data:
-            data.create_dataset("train_set_x", data=np.zeros((2, 64, 64, 3), kind), **options)
+            data.create_dataset("train_set_x", data=np.zeros((2, 64, 64, 3), dtype), **options)
             data["train_set_y"], data["list_classes"] = np.array([[0, 1]]), np.array([b"0", b"1"])
         yield file.getvalue()
 
 
-def good_pictures():
-    """Yield small pictures of many formats and modes."""
-    from PIL import Image
-
+def good_images():
+    """Yield small images of many formats and modes, as bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    for form, mode in (("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"),
-                       ("JPEG", "CMYK"), ("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("BMP", "RGB"),
-                       ("WEBP", "RGB"), ("ICO", "RGBA"), ("PPM", "RGB"), ("TGA", "RGB"), ("JPEG2000", "RGB")):
-        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257 if mode == "I;16" else pixels)
-        image = image if mode == "I;16" else image.convert(mode)
-        exif = Image.Exif()
-        exif[0x0112] = 6        # to be turned by 90 degrees
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    kinds = "PNG RGB, PNG RGBA, PNG P, PNG I;16, JPEG RGB, JPEG CMYK, GIF P, TIFF RGB, TIFF F, BMP RGB, WEBP RGB, "
+    kinds += "ICO RGBA, PPM RGB, TGA RGB, JPEG2000 RGB"
+    for name, mode in map(str.split, kinds.split(",")):
+        gray = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+        image = gray if mode == "I;16" else Image.fromarray(pixels).convert(mode)
         file = io.BytesIO()
-        image.save(file, form, **({"exif": exif} if form in ("JPEG", "PNG", "WEBP", "TIFF") else {}))
+        image.save(file, name, **({"exif": exif} if name in ("JPEG", "PNG", "WEBP", "TIFF") else {}))
         yield file.getvalue()
 
 
-def read_h5(path):
-    utils.load_h5(path, "train")
+def check(reader, path):
+    """Read the file with one of the readers, and check what it returns."""
+    if reader == "h5":
+        load_h5(path, "train")
+    elif reader == "image":
+        pixels = read_image(path, 64)
+        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    else:  # as one image of a folder: the six others must be read whatever it is
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2"):
+                os.makedirs(f"{folder}/{name[0]}", exist_ok=True)
+                os.link(path.parent / "corpus" / "good_0", f"{folder}/{name}.png")
+            os.link(path, f"{folder}/a/damaged.png")
+            train_x, _, test_x, _, _ = load_folder(folder)
+            assert len(train_x) + len(test_x) in (6, 7)
 
 
-def read_picture(path):
-    pixels = prediction.read_image(path, 64)
-    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
-
-
-def read_folder(path):
-    """The file as one of a folder of classes: the others must be read whatever it is."""
-    from datasets.folders import load_folder
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        for name in ("a", "b"):
-            os.mkdir(os.path.join(folder, name))
-            for number in range(3):
-                os.link(path.parent / "good.png", os.path.join(folder, name, f"{number}.png"))
-        os.link(path, os.path.join(folder, "a", "strange.png"))
-        train_x, _, test_x, _, _ = load_folder(folder)
-        assert len(train_x) + len(test_x) in (6, 7)
-
-
-# Inputs for each reader; a folder is seven files, and takes so much longer.
-RUNS = {"h5": 50_000, "image": 50_000, "folder": 5_000}
-READERS = {"h5": (read_h5, good_h5), "image": (read_picture, good_pictures), "folder": (read_folder, good_pictures)}
-
-
-def attack(name, corpus, inputs):
-    """Run one reader on changed inputs; ends the process when done, as libFuzzer does."""
-    import warnings
-
+def fuzz(reader, folder, runs):
+    """Give one reader changed inputs, starting from the files in `folder`/corpus; libFuzzer ends the process."""
     import atheris
 
-    ours = ["runs", "cnn_utils", "prediction", "datasets.folders"]
-    with atheris.instrument_imports(include=[*ours, "PIL"]):
-        for module in ours:
-            sys.modules.pop(module, None)
-        import PIL.Image  # noqa: F401
+    path = pathlib.Path(folder, "input.png")
 
-        import cnn_utils
-        import datasets.folders  # noqa: F401
-        import prediction
-    globals().update(utils=cnn_utils, prediction=prediction)
-    warnings.simplefilter("ignore")
-    reader = READERS[name][0]
-    # In memory, where there is such a folder: the disk is not what is tested.
-    place = pathlib.Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    (place / "good.png").write_bytes(next(good_pictures()))
-    path = place / "input.png"
-    sys.stderr = open(os.devnull, "w")       # what is left out of a folder is named there, thousands of times
-
-    def one(data):
+    def read(data):
         path.unlink(missing_ok=True)
         path.write_bytes(data)
         try:
-            reader(path)
-        except cnn_utils.InputError as error:
+            check(reader, path)
+        except InputError as error:
             assert "Received: " in str(error)
 
-    kept = ROOT / "outputs" / "fuzz"
-    kept.mkdir(parents=True, exist_ok=True)
-    atheris.Setup([sys.argv[0], f"-runs={inputs}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=6000",
-                   "-seed=1", f"-artifact_prefix={kept}/{name}_", corpus], one)
+    os.makedirs("outputs/fuzz", exist_ok=True)
+    # The good files fit into 8,192 bytes, and small files are read fast.
+    options = f"-runs={runs}", "-max_len=8192", "-timeout=20", "-rss_limit_mb=6000", "-seed=1"
+    atheris.Setup(["fuzz", *options, f"-artifact_prefix=outputs/fuzz/{reader}_", f"{folder}/corpus"], read)
     atheris.Fuzz()
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("readers", nargs="*", metavar="READER", help=f"any of {', '.join(READERS)} (default: all)")
-    parser.add_argument("--runs", type=utils.whole_number(1), metavar="N",
-                        help=f"inputs for each reader (default: {', '.join(f'{key} {RUNS[key]}' for key in RUNS)})")
-    parser.add_argument("--corpus", help=argparse.SUPPRESS)     # the process of one reader
-    arguments = parser.parse_args()
-    runs.require("atheris", "benchmarks.fuzz", "atheris>=3.0,<4")
-    if arguments.corpus:
-        return attack(arguments.readers[0], arguments.corpus, arguments.runs)
-    failed = total = 0
-    for name in arguments.readers or READERS:
-        with tempfile.TemporaryDirectory() as corpus:
-            for number, data in enumerate(READERS[name][1]()):
-                pathlib.Path(corpus, f"good_{number}").write_bytes(data)
-            done = subprocess.run([sys.executable, "-m", "benchmarks.fuzz", name,
-                                   "--runs", str(arguments.runs or RUNS[name]),
-                                   "--corpus", corpus], cwd=ROOT, capture_output=True, text=True, errors="replace")
-        counts = re.findall(r"^#(\d+)\s", done.stderr, re.MULTILINE)
-        inputs = max(map(int, counts), default=0)
-        total += inputs
-        failed += done.returncode != 0
-        outcome = ("no crash, no traceback, no hang" if done.returncode == 0 else
-                   f"failed with code {done.returncode}:\n{done.stderr[-3000:]}")
-        print(f"{name}: {inputs:,} inputs, {outcome}", flush=True)
-    print(f"{total:,} inputs, {failed} failures")
-    return 1 if failed else 0
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.fuzz", description=__doc__, formatter_class=raw)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"any of {', '.join(RUNS)} (default: all)")
+    parser.add_argument("--runs", type=integer(1), metavar="N", help=f"inputs for each reader (default: {RUNS})")
+    args = parser.parse_args()
+    for unknown in set(args.readers) - set(RUNS):
+        parser.error(f"expected any of {', '.join(RUNS)}. Received: {unknown}")
+    require("atheris", "benchmarks.fuzz", "atheris>=3.0,<4")
+    failures = total = 0
+    for reader in args.readers or RUNS:
+        # In memory where that is possible: the disk is not what is tested.
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+            pathlib.Path(folder, "corpus").mkdir()
+            for number, data in enumerate(good_h5() if reader == "h5" else good_images()):
+                pathlib.Path(folder, "corpus", f"good_{number}").write_bytes(data)
+            command = [sys.executable, "-W", "ignore", "-c", PROGRAM, reader, folder, str(args.runs or RUNS[reader])]
+            process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
+        inputs = max(map(int, re.findall(r"^#(\d+)\s", process.stderr, re.MULTILINE)), default=0)
+        report = f"failed with code {process.returncode}:\n{process.stdout[-2000:]}{process.stderr[-2000:]}"
+        outcome = report if process.returncode else "no crash, no traceback, no hang"
+        print(f"{reader}: {inputs:,} inputs, {outcome}", flush=True)
+        total, failures = total + inputs, failures + bool(process.returncode)
+    print(f"{total:,} inputs, {failures} failures")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run_main(main)

@@ -85,9 +85,8 @@ def subfolders(folder):
             and not here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
         )
     except OSError as error:
-        raise InputError(
-            f"{folder}: expected a folder that can be listed; change its permissions. Received: {error.strerror}"
-        ) from None
+        expected = "expected a folder that can be listed; change its permissions"
+        raise InputError(f"{folder}: {expected}. Received: {error.strerror}") from None
 
 
 def images_in(folder, on_error=None):
@@ -137,28 +136,24 @@ def load_folder(folder):
     test = next((by_name[name] for name in TEST if name in by_name and train != folder), None)
     classes = subfolders(train)
     if len(classes) < 2:
-        raise InputError(
-            f"{train} must hold a subfolder of images for each class, at least two. "
-            f"Received: {', '.join(classes) or 'no subfolder'}"
-        )
+        found = ", ".join(classes) or "no subfolder"
+        raise InputError(f"{train} must hold a subfolder of images for each class, at least two. Received: {found}")
     train_x, train_y = _list_classes(train, classes)
     # One image of each class goes to validation, and one to the test set unless there is one.
     least = 2 if test else 3
     counts = np.bincount(train_y, minlength=len(classes))
     if counts.min() < least:
         few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
-        raise InputError(
-            f"Each class in {train} needs at least {least} readable images, and should have a hundred. Received: {few}"
-        )
+        expected = f"Each class in {train} needs at least {least} readable images, and should have a hundred"
+        raise InputError(f"{expected}. Received: {few}")
     if test:
         unknown = sorted(set(subfolders(test)) - set(classes))
         if unknown:
             raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(unknown)}")
         test_x, test_y = _list_classes(test, classes)
         if not len(test_x):
-            raise InputError(
-                f"{test} must hold images in the subfolders {', '.join(classes)}. Received: none that can be read"
-            )
+            expected = f"{test} must hold images in the subfolders {', '.join(classes)}"
+            raise InputError(f"{expected}. Received: none that can be read")
     else:
         train_x, train_y, test_x, test_y = split_validation(train_x, train_y, SPLIT_SEED, TEST_FRACTION)
     return train_x, train_y, test_x, test_y, tuple(map(printable, classes))

@@ -16,10 +16,8 @@ MAX_COMPRESSION = 1032
 
 def schema_error(expected, received):
     """Return the InputError about a file that breaks the schema."""
-    return InputError(
-        f"{expected}. Get the file again (python -m datasets.download), or write it again as docs/own_data.md "
-        f"describes. Received: {received}"
-    )
+    advice = "Get the file again (python -m datasets.download), or write it again as docs/own_data.md describes"
+    return InputError(f"{expected}. {advice}. Received: {received}")
 
 
 def load_h5(path, part):
@@ -88,9 +86,8 @@ def _check_headers(file, keys, path):
             found = ("a Keras model, with " if keras_model else "") + (", ".join(file) or "an empty file")
             raise schema_error(f"{path} must hold the arrays {', '.join(keys)}: {key} is missing", found)
         if file[key].external or file[key].is_virtual or not isinstance(file.get(key, getlink=True), h5py.HardLink):
-            raise schema_error(
-                f"{path} must hold its arrays itself: links to other files are not followed", f"{key} in another file"
-            )
+            expected = f"{path} must hold its arrays itself: links to other files are not followed"
+            raise schema_error(expected, f"{key} in another file")
         if file[key].shape is None:
             raise schema_error(f"{path} must hold the arrays {', '.join(keys)}", f"{key} without values")
     shape, dtype = file[keys[0]].shape, file[keys[0]].dtype
@@ -99,10 +96,8 @@ def _check_headers(file, keys, path):
         raise schema_error(expected, f"{dtype} {shape}")
     size = os.path.getsize(path)
     if sum(file[key].size * file[key].dtype.itemsize for key in keys) > MAX_COMPRESSION * size:
-        raise schema_error(
-            f"{path} must hold as many images as it declares",
-            f"{shape[0]:,} images declared in a file of {size:,} bytes",
-        )
+        found = f"{shape[0]:,} images declared in a file of {size:,} bytes"
+        raise schema_error(f"{path} must hold as many images as it declares", found)
     for key in keys:
         if not file[key].id.get_storage_size():
             raise schema_error(f"{path} must hold the arrays {', '.join(keys)}", f"{key} declared, but never written")

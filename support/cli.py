@@ -65,10 +65,8 @@ def crop(text):
     except ValueError:
         side = 0
     if side < 1 or left < 0 or top < 0:
-        raise argparse.ArgumentTypeError(
-            f"expected center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels. "
-            f"Received: {text!r}"
-        )
+        expected = "center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels"
+        raise argparse.ArgumentTypeError(f"expected {expected}. Received: {text!r}")
     return left, top, side
 
 
@@ -155,15 +153,11 @@ class ScriptParser(argparse.ArgumentParser):
         if args.dry_run:
             args.epochs = DRY_RUN_EPOCHS
         if args.seeds > 1 and (args.predict or args.export):
-            raise InputError(
-                "--seeds repeats a training: leave it out to use or export one trained model. Received: "
-                f"--seeds {args.seeds} and {'--predict' if args.predict else '--export'}"
-            )
+            found = f"--seeds {args.seeds} and {'--predict' if args.predict else '--export'}"
+            raise InputError(f"--seeds repeats a training: leave it out to use a trained model. Received: {found}")
         if args.seed + args.seeds > 2**32:
-            raise InputError(
-                "--seeds counts up from --seed, and the last seed must be below 2**32 as well. "
-                f"Received: --seed {args.seed} --seeds {args.seeds}"
-            )
+            expected = "--seeds counts up from --seed, and the last seed must be below 2**32 as well"
+            raise InputError(f"{expected}. Received: --seed {args.seed} --seeds {args.seeds}")
         args.mixed_precision = args.mixed_precision and not (args.predict or args.export)
         return args
 

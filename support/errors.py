@@ -15,9 +15,8 @@ class InputError(Exception):
 def require(module, purpose, package):
     """Raise an InputError that names the pip command if an optional package is missing."""
     if importlib.util.find_spec(module) is None:
-        raise InputError(
-            f'{purpose} needs the package {module}: pip install "{package}". Received: an environment without it'
-        )
+        expected = f'{purpose} needs the package {module}: pip install "{package}"'
+        raise InputError(f"{expected}. Received: an environment without it")
 
 
 def printable(text):
@@ -40,11 +39,8 @@ def run_main(main):
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted: nothing was saved but what is announced above. If a training finished an epoch, --resume "
-            "continues it",
-            file=sys.stderr,
-        )
+        advice = "Only what is announced above is saved. If a training finished an epoch, --resume continues it"
+        print(f"\nInterrupted. {advice}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         message = _user_message(error)
@@ -67,8 +63,6 @@ def _user_message(error):
         return reason.splitlines()[0]
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         found = (str(error).splitlines() or ["no more memory"])[0][:200]
-        return (
-            "Not enough memory for a training step: expected room for one batch; try --batch-size 8, or half of what "
-            f"it was. Received: {found}"
-        )
+        expected = "expected room for one batch; try --batch-size 8, or half of what it was"
+        return f"Not enough memory for a training step: {expected}. Received: {found}"
     return None

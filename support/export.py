@@ -93,10 +93,10 @@ def export_model(model, formats, output_dir):
                 found = np.concatenate([predict(images[:1]), predict(images[1:])])
             difference = differences[name] = float(np.abs(found - expected).max())
             if not difference <= TOLERANCE:
-                raise InputError(
-                    f"--export {name}: the exported network must give the outputs of the original, to {TOLERANCE:g}. "
-                    f"Received: a difference of {difference:.2g}"
+                expected = (
+                    f"--export {name}: the exported network must give the outputs of the original, to {TOLERANCE:g}"
                 )
+                raise InputError(f"{expected}. Received: a difference of {difference:.2g}")
         takes = f"float32 (batch, {', '.join(map(str, size))}), RGB 0-255"
         print(f"Saved {path}: outputs like the original's, largest difference {difference:.1e}; it takes {takes}")
     return differences

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib
 import matplotlib.pyplot as plt
 
 from support.files import atomic_write
@@ -10,28 +9,15 @@ from support.files import atomic_write
 INK, ACCENT, SECOND, GRID = "#22303c", "#1f6fb2", "#d9822b", "#d8dee4"
 
 STYLE = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 120,
-}
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "figure.dpi": 120,
+}  # fmt: skip
 
 
 def new_figure(width, height, rows=1, columns=1, **options):
     """Return a figure of width x height inches and its axes, an array (rows, columns); options as in `plt.subplots`."""
     with plt.rc_context(STYLE):
         return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-
-
-def use_headless_figures(show):
-    """Draw without a display unless the figures will be shown. Call it before the first figure."""
-    if not show:
-        matplotlib.use("Agg")
 
 
 def save_figure(figure, title, path, kind):
@@ -58,9 +44,7 @@ def image_grid(images, captions, title, path, kind, empty=""):
     Args:
         images: sequence of arrays (height, width, 3), uint8.
         captions: list of str, one for each image.
-        title: str.
-        path: the PNG file to write.
-        kind: as for `save_figure`.
+        title, path, kind: as for `save_figure`.
         empty: str, written in place of the images if there are none.
     """
     columns = min(6, max(3, len(images)))

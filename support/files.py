@@ -34,10 +34,8 @@ def atomic_write(path, min_free_bytes=0):
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or (str(error).splitlines() or ["no reason given"])[0][:200]
-        raise InputError(
-            f"{path} cannot be saved: expected a folder that can be written to, with enough room; choose another "
-            f"with --output-dir. Received: {reason}"
-        ) from None
+        expected = "expected a folder that can be written to, with enough room; choose another with --output-dir"
+        raise InputError(f"{path} cannot be saved: {expected}. Received: {reason}") from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

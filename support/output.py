@@ -15,18 +15,10 @@ from support.files import read_json
 
 # Everything a training run writes, so that an earlier run can be archived completely.
 RESULT_FILES = (
-    "model.keras",
-    "history.csv",
-    "metrics.json",
-    "examples.png",
-    "learning_curves.png",
-    "confusion_matrix.png",
-    "mistakes.png",
-    "reliability.png",
-    "report.html",
-    "tensorboard",
-    CHECKPOINT,
-)  # fmt: skip
+    """model.keras history.csv metrics.json examples.png learning_curves.png confusion_matrix.png
+    mistakes.png reliability.png report.html tensorboard""".split()
+    + [CHECKPOINT]
+)
 
 
 def prepare_output_dir(output_dir, config=None, resume=False):
@@ -56,10 +48,8 @@ def prepare_output_dir(output_dir, config=None, resume=False):
         # A prediction takes moments and can be waited for, a training cannot.
         _lock(output_dir, seconds=0 if config else 20)
     except OSError as error:
-        raise InputError(
-            f"Results cannot be saved: expected a folder that can be written to; choose another with --output-dir. "
-            f"Received: {output_dir} ({error.strerror})"
-        ) from None
+        expected = "expected a folder that can be written to; choose another with --output-dir"
+        raise InputError(f"Results cannot be saved: {expected}. Received: {output_dir} ({error.strerror})") from None
     if config is None:
         return output_dir
     for leftover in sorted(output_dir.glob("unfinished_*")):  # from a run that was killed while writing
@@ -67,10 +57,8 @@ def prepare_output_dir(output_dir, config=None, resume=False):
     checkpoint = output_dir / CHECKPOINT
     state = read_checkpoint(checkpoint)
     if resume and checkpoint.exists() and not state:
-        raise InputError(
-            f"{checkpoint} must be the checkpoint of a training; leave --resume out to start again. "
-            f"Received: a damaged file"
-        )
+        expected = f"{checkpoint} must be the checkpoint of a training; leave --resume out to start again"
+        raise InputError(f"{expected}. Received: a damaged file")
     if resume and state:
         _check_same_config(state["config"], config, output_dir)
     elif resume:
@@ -80,9 +68,9 @@ def prepare_output_dir(output_dir, config=None, resume=False):
         print(f"Moved an earlier run with other settings to {archive(output_dir, 'metrics.json', RESULT_FILES)}")
     elif state and not resume:
         archived = archive(output_dir, CHECKPOINT, [CHECKPOINT])
+        epochs = len(state["history"]["loss"])
         print(
-            f"Moved the checkpoint of an unfinished run, {len(state['history']['loss'])} epochs; continue it with "
-            f"--resume --output-dir {archived}"
+            f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {archived} continues it"
         )
     elif not resume:
         checkpoint.unlink(missing_ok=True)  # damaged
@@ -109,36 +97,27 @@ def archive(output_dir, dated_by, names):
             if (output_dir / name).exists():
                 os.replace(output_dir / name, folder / name)
     except OSError as error:
+        expected = "expected a folder that can be written to; choose another with --output-dir"
         raise InputError(
-            f"The earlier results cannot be moved: expected a folder that can be written to; choose another with "
-            f"--output-dir. Received: {folder} ({error.strerror})"
+            f"Earlier results cannot be moved: {expected}. Received: {folder} ({error.strerror})"
         ) from None
     return folder
 
 
 def _same(metrics, config):
     """Return whether a `metrics.json` belongs to a run with this config."""
-    return all(metrics.get(key) == value for key, value in _as_saved(config).items())
-
-
-def _as_saved(config):
-    """Return the config as it is read back from a file, with lists for tuples."""
-    return json.loads(json.dumps(config))
+    config = json.loads(json.dumps(config))  # as it comes back from a file, with lists for tuples
+    return all(metrics.get(key) == value for key, value in config.items())
 
 
 def _check_same_config(before, config, output_dir):
     """Raise an InputError that names the difference if a run is resumed with other settings."""
-    now = _as_saved(config)
-    differences = [
-        f"{key} {before.get(key)} then, {now.get(key)} now"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    now = json.loads(json.dumps(config))
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    differences = [f"{key} {before.get(key)} then, {now.get(key)} now" for key in changed]
     if differences:
-        raise InputError(
-            f"--resume continues the run in {output_dir}: give the settings it was started with, or leave --resume "
-            f"out to start again. Received: {'; '.join(differences)}"
-        )
+        expected = "give the settings it was started with, or leave --resume out to start again"
+        raise InputError(f"--resume continues the run in {output_dir}: {expected}. Received: {'; '.join(differences)}")
 
 
 def _lock(folder, seconds):
@@ -150,10 +129,8 @@ def _lock(folder, seconds):
     try:
         lock.acquire(timeout=seconds)
     except filelock.Timeout:
-        raise InputError(
-            f"Another run is writing into {folder}: wait until it ends, or choose another folder with --output-dir. "
-            f"Received: a locked folder"
-        ) from None
+        expected = "wait until it ends, or choose another folder with --output-dir"
+        raise InputError(f"Another run is writing into {folder}: {expected}. Received: a locked folder") from None
 
     def release():
         # The file goes before the lock, so that a waiting process does not lock a file that is about to go.

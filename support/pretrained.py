@@ -63,18 +63,14 @@ def load_weights_by_name(model, layers, source):
         if names:
             differences.append(f"{len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
     if differences:
-        raise InputError(
-            f"--weights {source}: expected the layers of signs_resnet50.py's network with --identity-blocks "
-            f"{_identity_blocks(model)}; give the --identity-blocks that the weights were trained with. "
-            f"Received: {', '.join(differences)}"
-        )
+        expected = f"the layers of signs_resnet50.py's network with --identity-blocks {_identity_blocks(model)}"
+        advice = "give the --identity-blocks that the weights were trained with"
+        raise InputError(f"--weights {source}: expected {expected}; {advice}. Received: {', '.join(differences)}")
     loaded = sorted(name for name in stored if stored[name] == expected.get(name) != [])
     for name in loaded:
         if not all(np.isfinite(array).all() for array in layers[name]):
-            raise InputError(
-                f"--weights {source}: expected finite numbers; use the weights of a training that did not diverge. "
-                f"Received: NaN or infinity in {name}"
-            )
+            expected = "expected finite numbers; use the weights of a training that did not diverge"
+            raise InputError(f"--weights {source}: {expected}. Received: NaN or infinity in {name}")
         model.get_layer(name).set_weights(layers[name])
     return loaded
 
@@ -122,10 +118,8 @@ def _imagenet_layers(model):
     standard = keras.applications.ResNet50(weights=None, include_top=False)
     names, expected = ({layer.name for layer in network.layers if layer.weights} for network in (model, standard))
     if names - {HEAD} != expected:
-        raise InputError(
-            "--weights imagenet is the ResNet-50 of the paper: leave --identity-blocks at 2 3 5 2. "
-            f"Received: {_identity_blocks(model)}"
-        )
+        expected = "--weights imagenet is the ResNet-50 of the paper: leave --identity-blocks at 2 3 5 2"
+        raise InputError(f"{expected}. Received: {_identity_blocks(model)}")
     try:
         return fold_preprocessing(keras.applications.ResNet50(weights="imagenet", include_top=False))
     except Exception as error:  # Keras raises a bare Exception if nothing answers

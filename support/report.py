@@ -41,21 +41,14 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
         train_x, test_x: uint8 (m, 64, 64, 3) and (t, 64, 64, 3), arrays or `ImageFiles`.
         command: sequence of str, the command line.
 
-    Returns:
-        dict: `test_near_duplicates`, the number of test images with a near-duplicate in the
-        training set; `accuracy_of_near_duplicates` and `accuracy_without_near_duplicates`,
-        None if there are no such images.
-
     Raises:
         InputError: there is no `metrics.json`, or the report cannot be written.
     """
     output_dir = pathlib.Path(output_dir)
     metrics = read_json(output_dir / "metrics.json")
     if metrics is None:
-        raise InputError(
-            f"A report needs the metrics.json of a run: train first. Received: {output_dir}, without one that can be "
-            f"read"
-        )
+        expected = "A report needs the metrics.json of a run: train first"
+        raise InputError(f"{expected}. Received: {output_dir}, without one that can be read")
     correct = results["labels"] == results["predictions"]
     index, distance = find_near_duplicates(train_x, test_x)
     duplicate = distance < NEAR_DUPLICATE
@@ -96,11 +89,6 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
         # A file name may hold bytes that are not text.
         temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     print(f"Saved {output_dir / 'report.html'}")
-    return {
-        "test_near_duplicates": int(np.count_nonzero(duplicate)),
-        "accuracy_of_near_duplicates": float(correct[duplicate].mean()) if duplicate.any() else None,
-        "accuracy_without_near_duplicates": float(correct[~duplicate].mean()) if not duplicate.all() else None,
-    }
 
 
 def _render(**values):

@@ -25,18 +25,8 @@ from support.output import RESULT_FILES, archive, is_finished, prepare_output_di
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "seed",
-    "mix_synthetic",
-    "mixed_precision",
-    "deterministic",
-    "dry_run",
-    "identity_blocks",
-    "weights",
-)  # fmt: skip
+SETTINGS = """epochs batch_size learning_rate seed mix_synthetic mixed_precision deterministic dry_run
+    identity_blocks weights""".split()
 
 
 class Run:
@@ -62,10 +52,8 @@ class Run:
         self.args, self.data, self.device = args, data, device
         self.history, self.interrupted, self.train_seconds, self.temperature = {}, False, 0.0, 1.0
         if data.kind == "folder" and args.output_dir.resolve().is_relative_to(data.source.train.resolve()):
-            raise InputError(
-                f"--output-dir must lie outside {data.source.train}, or its figures would be read as images of a class "
-                f"the next time. Received: {args.output_dir}"
-            )
+            expected = f"--output-dir must lie outside {data.source.train}, or its figures would become a class"
+            raise InputError(f"{expected}; choose another folder. Received: {args.output_dir}")
         settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)}
         if isinstance(settings.get("weights"), pathlib.Path):
             settings.update(weights=args.weights.name, weights_sha256=sha256(args.weights))
@@ -114,15 +102,9 @@ class Run:
             print(f"Resuming after epoch {self.epochs_done} of {end}")
         started = time.perf_counter()
         try:
-            model.fit(
-                curriculum.dataset(self.epochs_done),
-                shuffle=False,
-                initial_epoch=self.epochs_done,
-                epochs=end,
-                steps_per_epoch=curriculum.steps_per_epoch,
-                validation_data=validation_data,
-                callbacks=self._callbacks(),
-            )
+            dataset, steps = curriculum.dataset(self.epochs_done), curriculum.steps_per_epoch
+            options = {"shuffle": False, "validation_data": validation_data, "callbacks": self._callbacks()}
+            model.fit(dataset, initial_epoch=self.epochs_done, epochs=end, steps_per_epoch=steps, **options)
         except InputError:
             print()  # after the progress bar
             raise
@@ -143,10 +125,9 @@ class Run:
                 model.load_weights(path)
             set_rng_state(model, self.checkpoint["rng_state"])
         except Exception as error:  # h5py and Keras raise many types for a damaged file
-            raise InputError(
-                f"{path} must be the checkpoint of this network; leave --resume out to start again. "
-                f"Received: {(str(error).splitlines() or [''])[0][:200]}"
-            ) from None
+            reason = (str(error).splitlines() or [""])[0][:200]
+            expected = f"{path} must be the checkpoint of this network; leave --resume out to start again"
+            raise InputError(f"{expected}. Received: {reason}") from None
 
     def _callbacks(self):
         """Return the callbacks of `fit`: the checkpoint, and TensorBoard's log if it is wanted."""

@@ -1,17 +1,16 @@
-"""Options that need a package of their own; where it is missing, the message that names it."""
+"""Options that need a package of their own: they work, or the message names the package."""
 
 import importlib.util
 
 import pytest
 from conftest import run_script
 
-import cnn_utils as utils
-import runs
+from support.errors import InputError, require
 
 
 def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
-    process = run_script("happy_sequential", "--dry-run", "--data", "synthetic", "--tensorboard",
-                         "--output-dir", tmp_path)
+    arguments = ["--dry-run", "--data", "synthetic", "--tensorboard", "--output-dir", tmp_path]
+    process = run_script("happy_sequential", *arguments)
     if importlib.util.find_spec("tensorboard") is None:
         assert process.returncode == 2 and 'pip install "tensorboard>=' in process.stderr.splitlines()[-1]
         return
@@ -28,5 +27,5 @@ def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
-    with pytest.raises(utils.InputError, match='--magic needs the package nowhere_to_be_found: pip install "x>=1"'):
-        runs.require("nowhere_to_be_found", "--magic", "x>=1")
+    with pytest.raises(InputError, match='--magic needs the package nowhere_to_be_found: pip install "x>=1"'):
+        require("nowhere_to_be_found", "--magic", "x>=1")

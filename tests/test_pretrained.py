@@ -1,4 +1,4 @@
-"""Weights from an earlier training: carried over whole, refused with the reason, trained on in two phases."""
+"""Pretrained weights: loaded whole or refused with the reason, and trained in two phases."""
 
 import csv
 import hashlib
@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, random_weights, run_script
 
-import pretrained
-from cnn_utils import InputError
-from pretrained import IMAGENET_FILE, IMAGENET_URL, pretrained_weights
 from resnet_utils import ResNet50
+from support.errors import InputError
+from support.pretrained import IMAGENET_FILE, IMAGENET_URL, load_pretrained, load_weights_by_name
 
 
 def randomised(model, seed=0):
-    """Give every layer random weights, as if it had been trained: fresh batch norms would hide a mistake."""
+    """Give every layer random weights, as if it was trained: fresh batch normalisations would hide a mistake."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if layer.weights:
@@ -30,7 +29,7 @@ def randomised(model, seed=0):
 
 @pytest.fixture(scope="module")
 def theirs():
-    """keras.applications' network; it takes pictures of any size."""
+    """The network of keras.applications, for images of any size."""
     return randomised(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3)))
 
 
@@ -42,7 +41,7 @@ def ours():
 
 @pytest.fixture(scope="module")
 def files(theirs, ours, tmp_path_factory):
-    """Return a function that saves one of the two, or a part of them, and returns the path; each name once."""
+    """Return a function that saves one of the two networks under a name, once, and returns the path."""
     folder = tmp_path_factory.mktemp("weights")
 
     def file(name):
@@ -66,12 +65,13 @@ def files(theirs, ours, tmp_path_factory):
         else:
             (theirs if name.startswith("theirs") else ours).save_weights(path)
         return path
+
     return file
 
 
-def with_weights(path, input_shape=(64, 64, 3)):
-    model = ResNet50(input_shape)
-    model.set_weights(pretrained_weights(path, 6))
+def with_weights(path, **options):
+    model = ResNet50(**options)
+    load_pretrained(model, path)
     return model
 
 
@@ -79,46 +79,53 @@ def activations(model, pixels, start, end):
     return keras.Model(start(model), model.get_layer(end).output).predict(pixels, verbose=0)
 
 
-def test_the_first_convolution_sees_in_our_pixels_what_theirs_sees_in_its_own(theirs, files):
+def test_the_first_convolution_computes_the_same_from_our_pixels(theirs, files):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3)).astype("float32")
-    expected = activations(theirs, keras.applications.resnet50.preprocess_input(pixels.copy()),
-                           lambda model: model.input, "conv1_relu")
-    answer = activations(with_weights(files(IMAGENET_FILE)), pixels, lambda model: model.input, "conv1_relu")
-    inside = np.s_[:, 2:-1, 2:-1]       # further out, the window reaches over the edge
-    np.testing.assert_allclose(answer[inside], expected[inside], atol=1e-4 * expected.max())
-    # There, theirs sees the mean colour and ours middle grey: a little different, and not more.
-    assert 0 < np.abs(answer - expected).max() < 0.2 * expected.max()
+    expected = activations(
+        theirs, keras.applications.resnet50.preprocess_input(pixels.copy()), lambda model: model.input, "conv1_relu"
+    )
+    found = activations(with_weights(files(IMAGENET_FILE)), pixels, lambda model: model.input, "conv1_relu")
+    inside = np.s_[:, 2:-1, 2:-1]  # further out, the kernel reaches over the edge
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4 * expected.max())
+    # There, theirs is padded with the mean colour and ours with middle grey: the results differ, but only a little.
+    assert 0 < np.abs(found - expected).max() < 0.2 * expected.max()
 
 
-def test_whole_stages_answer_as_those_of_keras_applications(theirs, files):
-    model = with_weights(files(IMAGENET_FILE), (96, 96, 3))
+def test_whole_stages_compute_the_same_as_those_of_keras_applications(theirs, files):
+    model = with_weights(files(IMAGENET_FILE), input_shape=(96, 96, 3))
     pixels = np.random.default_rng(3).integers(0, 256, (2, 96, 96, 3)).astype("float32")
-    # Theirs pads before the stem's pooling, ours does not: two pixels further on, its windows are ours.
-    moved = np.roll(pixels, (2, 2), axis=(1, 2))
-    expected = activations(theirs, keras.applications.resnet50.preprocess_input(pixels.copy()),
-                           lambda model: model.input, "conv2_block3_out")
-    answer = activations(model, moved, lambda model: model.input, "conv2_block3_out")
-    inside = np.s_[:, 6:17, 6:17]       # 35 pixels count for one of these numbers
+    # Only theirs pads before the stem's pooling, so its windows are ours for an image shifted by two pixels.
+    shifted = np.roll(pixels, (2, 2), axis=(1, 2))
+    expected = activations(
+        theirs,
+        keras.applications.resnet50.preprocess_input(pixels.copy()),
+        lambda model: model.input,
+        "conv2_block3_out",
+    )
+    found = activations(model, shifted, lambda model: model.input, "conv2_block3_out")
+    inside = np.s_[:, 6:17, 6:17]  # each of these numbers depends on 35 pixels
     assert np.std(expected[inside]) > 0.01 * expected.max()
-    np.testing.assert_allclose(answer[inside], expected[inside], atol=1e-4 * expected.max())
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4 * expected.max())
 
     pooled = np.random.default_rng(4).uniform(0, 1, (2, 23, 23, 64)).astype("float32")
-    expected, answer = (activations(network, pooled, lambda model: model.get_layer("pool1_pool").output,
-                                    "conv5_block3_out") for network in (theirs, model))
+    expected, found = (
+        activations(network, pooled, lambda model: model.get_layer("pool1_pool").output, "conv5_block3_out")
+        for network in (theirs, model)
+    )
     assert np.std(expected) > 0.01 * expected.max()
-    np.testing.assert_allclose(answer, expected, atol=1e-3 * expected.max())
+    np.testing.assert_allclose(found, expected, atol=1e-3 * expected.max())
 
 
 @pytest.mark.parametrize("name", ["ours.keras", "ours.weights.h5"])
-def test_a_file_of_ours_comes_whole_if_the_classes_fit_and_else_without_the_last_layer(ours, files, name, capsys):
-    expected = ours.get_weights()       # the last two are those of the last layer
+def test_our_own_file_is_loaded_whole_or_without_the_last_layer_if_the_classes_differ(ours, files, name, capsys):
+    expected = ours.get_weights()  # the last two belong to the last layer
     for classes, same in ((4, len(expected)), (6, len(expected) - 2)):
-        got = pretrained_weights(files(name), classes)
+        got = with_weights(files(name), classes=classes).get_weights()
         assert len(got) == len(expected) and got[-1].shape == (classes,)
         assert all(map(np.array_equal, got[:same], expected[:same]))
-    said = capsys.readouterr().out
-    assert re.search(r"Weights: 107 layers from .*the last one among them", said)
-    assert re.search(r"Weights: 106 layers from .*all but the last one", said)
+    printed = capsys.readouterr().out
+    assert re.search(r"Weights: 107 layers from .*including the last", printed)
+    assert re.search(r"Weights: 106 layers from .*all but the last,", printed)
 
 
 def saved(model, path):
@@ -131,52 +138,78 @@ def altered(path, to, change):
     return to
 
 
-@pytest.mark.parametrize("make, received", [
-    (lambda files, folder: altered(files("ours.keras"), folder / "cut.keras", lambda data: data[:100_000]),
-     "cannot be opened: a zip archive (100,000 bytes)"),
-    (lambda files, folder: altered(files("ours.weights.h5"), folder / "cut.weights.h5", lambda data: data[:100_000]),
-     "a damaged or truncated HDF5 file"),
-    (lambda files, folder: altered(files(IMAGENET_FILE), folder / IMAGENET_FILE, lambda data: b"<!doctype html>"),
-     "a web page (15 bytes)"),
-    (lambda files, folder: altered(files("ours.keras"), folder / "empty.keras", lambda data: b""), "an empty file"),
-    (lambda files, folder: altered(files("ours.keras"), folder / "model.pt", lambda data: data), "model.pt"),
-    (lambda files, folder: files("theirs.keras"), "1 missing (normalise)"),
-    (lambda files, folder: files("theirs.weights.h5"), "1 missing (normalise)"),
-    # Our own in the place of theirs: one layer too many.
-    (lambda files, folder: saved(ResNet50(), folder / "whole.h5"), "expected 106 layers, found 107"),
-    (lambda files, folder: saved(keras.Sequential([keras.layers.Input((64, 64, 3)), keras.layers.Flatten(),
-                                                   keras.layers.Dense(6, name="mine")]), folder / "other.keras"),
-     "107 missing (conv1_bn, conv1_conv, conv2_block1_0_bn, ...), 1 unknown (mine)"),
-    (lambda files, folder: saved(keras.Sequential([keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]),
-                                 folder / "code.keras"), "Lambda"),
-])
+@pytest.mark.parametrize(
+    "make, received",
+    [
+        (
+            lambda files, folder: altered(files("ours.keras"), folder / "cut.keras", lambda data: data[:100_000]),
+            "cannot be opened: a zip archive (100,000 bytes)",
+        ),
+        (
+            lambda files, folder: altered(
+                files("ours.weights.h5"), folder / "cut.weights.h5", lambda data: data[:100_000]
+            ),
+            "a damaged or truncated HDF5 file",
+        ),
+        (
+            lambda files, folder: altered(
+                files(IMAGENET_FILE), folder / IMAGENET_FILE, lambda data: b"<!doctype html>"
+            ),
+            "a web page (15 bytes)",
+        ),
+        (lambda files, folder: altered(files("ours.keras"), folder / "empty.keras", lambda data: b""), "an empty file"),
+        (lambda files, folder: altered(files("ours.keras"), folder / "model.pt", lambda data: data), "model.pt"),
+        (lambda files, folder: files("theirs.keras"), "1 missing (normalise)"),
+        (lambda files, folder: files("theirs.weights.h5"), "1 missing (normalise)"),
+        # Ours in place of theirs: one layer too many.
+        (lambda files, folder: saved(ResNet50(), folder / "whole.h5"), "expected 106 layers, found 107"),
+        (
+            lambda files, folder: saved(
+                keras.Sequential(
+                    [keras.layers.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(6, name="mine")]
+                ),
+                folder / "other.keras",
+            ),
+            "107 missing (conv1_bn, conv1_conv, conv2_block1_0_bn, ...), 1 unknown (mine)",
+        ),
+        (
+            lambda files, folder: saved(
+                keras.Sequential([keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]),
+                folder / "code.keras",
+            ),
+            "Lambda",
+        ),
+    ],
+)
 def test_any_other_file_is_refused_with_what_it_is(files, tmp_path, make, received):
     path = make(files, tmp_path)
     with pytest.raises(InputError) as refused:
-        pretrained_weights(path, 6)
-    said = str(refused.value)
-    assert received in said.split("Received: ")[1] and str(path) in said and "\n" not in said
+        with_weights(path)
+    message = str(refused.value)
+    assert received in message.split("Received: ")[1] and str(path) in message and "\n" not in message
 
 
-def test_another_variant_is_refused_and_named(files):
+def test_another_variant_is_refused_and_named(files, capsys):
     with pytest.raises(InputError, match="--identity-blocks 2 3 5 3.* 6 missing .conv5_block4_1_bn, "):
-        pretrained_weights(files("ours.weights.h5"), 6, (2, 3, 5, 3))
+        with_weights(files("ours.weights.h5"), identity_blocks=(2, 3, 5, 3))
     with pytest.raises(InputError, match="Received: 6 unknown .conv4_block6_1_bn, "):
-        pretrained_weights(files("ours.keras"), 6, (2, 3, 4, 2))
-    with pytest.raises(InputError, match="imagenet holds the ResNet-50 .*Received: 2 3 5 3"):
-        pretrained_weights("imagenet", 6, [2, 3, 5, 3])
+        with_weights(files("ours.keras"), identity_blocks=(2, 3, 4, 2))
+    capsys.readouterr()
+    with pytest.raises(InputError, match="imagenet is the ResNet-50 .*Received: 2 3 5 3"):
+        with_weights("imagenet", identity_blocks=[2, 3, 5, 3])
+    assert "Downloading" not in capsys.readouterr().out
 
 
-def test_numbers_that_are_none_are_refused():
+def test_weights_that_are_not_finite_are_refused():
     network = ResNet50()
     stored = {layer.name: layer.get_weights() for layer in network.layers}
     stored["conv3_block1_2_conv"][1][7] = np.nan
     with pytest.raises(InputError, match="Received: NaN or infinity in conv3_block1_2_conv"):
-        pretrained.carry_over(stored, network, "diverged.keras", (2, 3, 5, 2))
+        load_weights_by_name(network, stored, "diverged.keras")
 
 
-def test_offline_it_says_so_and_how_to_place_the_file_by_hand(tmp_path, monkeypatch):
-    # A cache with nothing in it, and a way out that leads nowhere.
+def test_offline_the_message_says_how_to_place_the_file_by_hand(tmp_path, monkeypatch):
+    # An empty cache, and a proxy that does not answer.
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -184,21 +217,23 @@ def test_offline_it_says_so_and_how_to_place_the_file_by_hand(tmp_path, monkeypa
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "keras").mkdir()
     (tmp_path / "metrics.json").write_text('{"seed": 1000}')
-    process = run_script("signs_resnet50", "--dry-run", "--data", "synthetic", "--weights", "imagenet",
-                         "--output-dir", tmp_path)
+    process = run_script(
+        "signs_resnet50", "--dry-run", "--data", "synthetic", "--weights", "imagenet", "--output-dir", tmp_path
+    )
     assert process.returncode == 2
     message = process.stderr.strip().splitlines()[-1]
     assert f"offline? Fetch {IMAGENET_URL} " in message and "Traceback" not in process.stderr
-    assert f"Downloading data from {IMAGENET_URL}\n" in process.stdout      # it is what Keras asks for
+    assert f"Downloading data from {IMAGENET_URL}\n" in process.stdout  # the address that Keras uses
     assert f"put it into {tmp_path / 'keras' / 'models'} under the same name" in message and "--weights FILE" in message
-    assert (tmp_path / "metrics.json").exists()     # the earlier run was not moved aside for nothing
+    assert (tmp_path / "metrics.json").exists()  # the earlier run was not archived for nothing
 
 
-# Runs the script, and prints after each `fit` which layers it has changed.
+# Runs the script, and prints after each `fit` which layers have changed.
 WATCHED = """
 import sys, keras, numpy as np
 sys.path.insert(0, {root!r})
-import cnn_utils, signs_resnet50
+import signs_resnet50
+from support.errors import run_main
 fit = keras.Model.fit
 
 def watched(model, *arguments, **options):
@@ -210,34 +245,52 @@ def watched(model, *arguments, **options):
     return done
 
 keras.Model.fit = watched
-cnn_utils.run(signs_resnet50.main)
+run_main(signs_resnet50.main)
 """
 
 
 def test_from_a_file_the_last_layer_is_trained_first_and_then_all(files, tmp_path):
     path = files(IMAGENET_FILE)
-    process = subprocess.run([sys.executable, "-c", WATCHED.format(root=str(ROOT)), "--dry-run", "--data", "synthetic",
-                              "--weights", path, "--output-dir", tmp_path], capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WATCHED.format(root=str(ROOT)),
+            "--dry-run",
+            "--data",
+            "synthetic",
+            "--weights",
+            path,
+            "--output-dir",
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert process.returncode == 0, process.stderr
     changed = [line for line in process.stdout.splitlines() if line.startswith("Changed: ")]
     assert changed == ["Changed: 1 predictions predictions", "Changed: 107 conv1_conv predictions"]
     with open(tmp_path / "history.csv") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["weights"] == IMAGENET_FILE and metrics["epochs"] == 2
+    assert metrics["weights"] == IMAGENET_FILE and metrics["epochs"] == 4
     assert metrics["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    # What comes out is a whole model again: nothing frozen, and a file to start from.
+    # The result is a whole model again: nothing is frozen, and it can be a start itself.
     model = keras.models.load_model(tmp_path / "model.keras")
     assert all(layer.trainable for layer in model.layers)
-    pretrained_weights(tmp_path / "model.keras", 6)
+    with_weights(tmp_path / "model.keras")
 
 
-@pytest.mark.parametrize("arguments, named", [
-    (["--weights", "no/such.keras"], "'no/such.keras', where there is nothing"),
-    (["--weights", ROOT], "which is no file"),
-    (["--weights", "imagenet", "--epochs", "1"], "--epochs of at least 2. Received: 1"),
-])
-def test_weights_that_cannot_be_started_from_are_refused_at_once(arguments, named):
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--weights", "no/such.keras"], "'no/such.keras', which does not exist"),
+        (["--weights", ROOT], "which is not a file"),
+        (["--weights", "imagenet", "--epochs", "1"], "--epochs of at least 2. Received: 1"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused_at_once(arguments, named):
     process = run_script("signs_resnet50", *arguments)
     assert process.returncode == 2
     assert named in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr

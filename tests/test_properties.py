@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, and whatever a folder is filled with: an answer or an `InputError`, nothing else."""
+"""Whatever bytes a file holds, and whatever a folder is filled with: a result or an `InputError`, nothing else."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import cnn_utils as utils
-import prediction
-import trust
-from benchmarks.fuzz import good_h5, good_pictures
+from benchmarks.fuzz import good_h5, good_images
+from datasets.hdf5 import load_h5
+from datasets.images import read_image
+from support.calibration import calibration_error, fit_temperature, softmax
+from support.errors import InputError
 
-EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True,
-                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-H5, PICTURES = list(good_h5()), list(good_pictures())
+EXAMPLES = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+H5, IMAGES = list(good_h5()), list(good_images())
 
 
 @st.composite
@@ -24,7 +29,7 @@ def damaged(draw, originals):
         # Headers come first, and changes there reach more code.
         place = draw(st.one_of(st.integers(0, min(200, len(data) - 1)), st.integers(0, len(data) - 1)))
         data[place] = draw(st.integers(0, 255))
-    return bytes(data[:draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
+    return bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
 
 
 @EXAMPLES
@@ -32,52 +37,54 @@ def damaged(draw, originals):
 def test_an_h5_file_is_read_or_refused(tmp_path, data):
     (tmp_path / "train.h5").write_bytes(data)
     try:
-        x, y, classes = utils.load_h5(tmp_path / "train.h5", "train")
-    except utils.InputError as error:
+        x, y, classes = load_h5(tmp_path / "train.h5", "train")
+    except InputError as error:
         assert "Received: " in str(error)
     else:
         assert x.shape == (len(y), 64, 64, 3) and x.dtype == np.uint8 and y.dtype == np.int64
-        assert ((0 <= y) & (y < len(classes))).all()
+        assert ((y >= 0) & (y < len(classes))).all()
 
 
-@pytest.mark.filterwarnings("ignore")       # Pillow's, about what it repairs
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about what it repairs
 @EXAMPLES
-@given(data=st.one_of(damaged(PICTURES), st.binary(max_size=300)))
-def test_a_picture_is_read_or_refused(tmp_path, data):
+@given(data=st.one_of(damaged(IMAGES), st.binary(max_size=300)))
+def test_an_image_is_read_or_refused(tmp_path, data):
     (tmp_path / "me.png").write_bytes(data)
     try:
-        pixels = prediction.read_image(tmp_path / "me.png", 64)
-    except utils.InputError as error:
+        pixels = read_image(tmp_path / "me.png", 64)
+    except InputError as error:
         assert "Received: " in str(error)
     else:
         assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
 
 
 @EXAMPLES
-@given(width=st.integers(1, 300), height=st.integers(1, 300),
-       crop=st.one_of(st.sampled_from(["center", "stretch"]),
-                      st.tuples(*[st.integers(0, 310)] * 2, st.integers(1, 310))))
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    crop=st.one_of(st.sampled_from(["center", "stretch"]), st.tuples(*[st.integers(0, 310)] * 2, st.integers(1, 310))),
+)
 def test_every_crop_gives_a_square_or_is_refused(tmp_path, width, height, crop):
     Image.new("RGB", (width, height), (10, 20, 30)).save(tmp_path / "me.bmp")
     inside = isinstance(crop, str) or (crop[0] + crop[2] <= width and crop[1] + crop[2] <= height)
     try:
-        pixels = prediction.read_image(tmp_path / "me.bmp", 64, crop)
-    except utils.InputError:
+        pixels = read_image(tmp_path / "me.bmp", 64, crop)
+    except InputError:
         assert not inside
     else:
         assert inside and (pixels == (10, 20, 30)).all() and pixels.shape == (64, 64, 3)
 
 
 @EXAMPLES
-@given(sums=st.lists(st.lists(st.floats(-60, 60), min_size=3, max_size=3), min_size=2, max_size=40), data=st.data())
-def test_calibration_keeps_every_answer_and_stays_finite(sums, data):
-    sums = np.array(sums)
-    labels = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(sums), max_size=len(sums))))
-    temperature = trust.fit_temperature(sums, labels)
+@given(rows=st.lists(st.lists(st.floats(-60, 60), min_size=3, max_size=3), min_size=2, max_size=40), data=st.data())
+def test_calibration_keeps_every_prediction_and_stays_finite(rows, data):
+    logits = np.array(rows)
+    labels = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(logits), max_size=len(logits))))
+    temperature = fit_temperature(logits, labels)
     assert 0.1 <= temperature <= 10
-    calibrated = trust.softmax(sums / temperature)
+    calibrated = softmax(logits / temperature)
     assert np.isfinite(calibrated).all() and np.allclose(calibrated.sum(axis=1), 1)
-    clear = np.sort(sums, axis=1)
+    clear = np.sort(logits, axis=1)
     clear = clear[:, 2] - clear[:, 1] > 1e-6
-    assert (calibrated.argmax(axis=1) == sums.argmax(axis=1))[clear].all()
-    assert 0 <= trust.calibration_error(calibrated, labels) <= 1
+    assert (calibrated.argmax(axis=1) == logits.argmax(axis=1))[clear].all()
+    assert 0 <= calibration_error(calibrated, labels) <= 1

@@ -22,8 +22,17 @@ import runs
 
 
 def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
-    command = [sys.executable, "-u", str(ROOT / "signs_functional.py"), "--data", "synthetic", "--epochs", "500",
-               "--output-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-u",
+        str(ROOT / "signs_functional.py"),
+        "--data",
+        "synthetic",
+        "--epochs",
+        "500",
+        "--output-dir",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("Epoch 3/"):
@@ -36,7 +45,7 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
     with open(tmp_path / "history.csv") as file:
         epochs = len(list(csv.DictReader(file)))
     assert 2 <= epochs < 500 and f"Interrupted after {epochs} epochs" in printed
-    assert (tmp_path / runs.BACKUP).exists()       # --resume may go on
+    assert (tmp_path / runs.BACKUP).exists()  # --resume may go on
     assert {"model.keras", "learning_curves.png", "confusion_matrix.png", "report.html"} <= set(os.listdir(tmp_path))
     assert keras.models.load_model(tmp_path / "model.keras").count_params() == metrics["parameters"]
 
@@ -54,10 +63,12 @@ def test_a_run_killed_after_its_last_epoch_is_not_trained_again(tmp_path):
     arguments = ["--dry-run", "--deterministic", "--data", "synthetic", "--output-dir"]
     assert run_script(script, *arguments, tmp_path / "a").returncode == 0
     argv = [script, *arguments, str(tmp_path / "b")]
-    code = (f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {argv}\n"
-            f"import cnn_utils, {script}\n"
-            "cnn_utils.compute_in_float32 = lambda model: os._exit(9)\n"        # what comes right after the training
-            f"{script}.main()")
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {argv}\n"
+        f"import cnn_utils, {script}\n"
+        "cnn_utils.compute_in_float32 = lambda model: os._exit(9)\n"  # what comes right after the training
+        f"{script}.main()"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode == 9
     assert (tmp_path / "b" / runs.BACKUP).exists() and not (tmp_path / "b" / "model.keras").exists()
     process = run_script(script, *arguments, tmp_path / "b", "--resume")
@@ -72,7 +83,10 @@ def test_a_backup_of_other_settings_is_not_gone_on_with(tmp_path):
     callback.set_model(model)
     callback.on_epoch_end(0, {"loss": 1.0})
     assert runs.read_backup(tmp_path / runs.BACKUP) == {
-        "settings": {"seed": 1, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "generators": []}
+        "settings": {"seed": 1, "blocks": [2, 3]},
+        "history": {"loss": [1.0]},
+        "generators": [],
+    }
     runs.prepare_output_dir(tmp_path, {"seed": 1, "blocks": (2, 3)}, resume=True)
     with pytest.raises(utils.InputError, match="goes on with the run in.*Received: seed 1 then, 2 now"):
         runs.prepare_output_dir(tmp_path, {"seed": 2, "blocks": (2, 3)}, resume=True)
@@ -92,12 +106,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, folder):
         path.write_text("of before")
     with pytest.raises(ZeroDivisionError), runs.unfinished(path) as aside:
         aside.write_text("half of")
-        1 / 0       # noqa: B018
+        1 / 0  # noqa: B018
     assert [name for name in os.listdir(tmp_path)] == ["result.json"]
     assert (path / "inside" if folder else path).read_text() == "of before"
     if folder:
         with pytest.raises(utils.InputError, match="cannot be saved.*Received: Is a directory"):
-            with runs.unfinished(path) as aside:        # a file does not take the place of a folder
+            with runs.unfinished(path) as aside:  # a file does not take the place of a folder
                 aside.write_text("new")
         assert (path / "inside").read_text() == "of before"
     with runs.unfinished(path) as aside:
@@ -126,8 +140,10 @@ def test_a_full_disk_is_one_line(tmp_path):
                 file.write("x" * 100_000)
 
 
-@pytest.mark.parametrize("error, words", [(MemoryError("Unable to allocate 9 GiB"), "--batch-size"),
-                                          (utils.InputError("Wrong. Received: x"), "Wrong")])
+@pytest.mark.parametrize(
+    "error, words",
+    [(MemoryError("Unable to allocate 9 GiB"), "--batch-size"), (utils.InputError("Wrong. Received: x"), "Wrong")],
+)
 @pytest.mark.parametrize("debug", [False, True])
 def test_what_the_user_can_mend_is_one_line_unless_debugging(monkeypatch, capsys, error, words, debug):
     def main():
@@ -163,8 +179,9 @@ def hash_of_weights(folder):
 def test_deterministic_runs_are_the_same_to_the_last_bit(tmp_path, script):
     hashes, metrics = [], []
     for name in "ab":
-        process = run_script(script, "--dry-run", "--deterministic", "--data", "synthetic",
-                             "--output-dir", tmp_path / name)
+        process = run_script(
+            script, "--dry-run", "--deterministic", "--data", "synthetic", "--output-dir", tmp_path / name
+        )
         assert process.returncode == 0, process.stderr
         hashes.append(hash_of_weights(tmp_path / name))
         found = json.loads((tmp_path / name / "metrics.json").read_text())
@@ -191,8 +208,10 @@ def backup_of(folder, epochs=2):
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     finished_run(tmp_path)
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runs, cnn_utils as utils\n"
-            f"utils.run(lambda: print(runs.prepare_output_dir({str(tmp_path)!r}, {{'epochs': 9}})) or bool(input()))")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runs, cnn_utils as utils\n"
+        f"utils.run(lambda: print(runs.prepare_output_dir({str(tmp_path)!r}, {{'epochs': 9}})) or bool(input()))"
+    )
     first = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while first.stdout.readline() != f"{tmp_path}\n":
         assert first.poll() is None
@@ -201,10 +220,12 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
     assert "Another run is writing into" in second.stderr and str(tmp_path) in second.stderr
     assert sorted(os.listdir(tmp_path)) == before
-    first.kill()        # however it ends
+    first.kill()  # however it ends
     first.communicate()
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          input="\n").returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, input="\n").returncode
+        == 0
+    )
     assert ".lock" not in os.listdir(tmp_path)
 
 
@@ -228,10 +249,10 @@ def test_what_a_killed_run_has_learnt_is_not_thrown_away(tmp_path, capsys):
     (tmp_path / "unfinished_12_model.keras").write_text("half")
     runs.prepare_output_dir(tmp_path, SETTINGS)
     printed = capsys.readouterr().out
-    aside, = (tmp_path / "earlier").iterdir()
+    (aside,) = (tmp_path / "earlier").iterdir()
     assert "not finished, 2 epochs" in printed and str(aside) in printed
     assert os.listdir(aside) == [runs.BACKUP] and sorted(os.listdir(tmp_path)) == [".lock", "earlier"]
-    runs.prepare_output_dir(aside, SETTINGS, resume=True)       # and it can be gone on with
+    runs.prepare_output_dir(aside, SETTINGS, resume=True)  # and it can be gone on with
     assert (aside / runs.BACKUP).exists()
 
 
@@ -256,16 +277,24 @@ def test_half_a_training_does_not_replace_a_whole_one(tmp_path, capsys):
 
     model.fit = interrupted_fit
     import tensorflow as tf
+
     batches = tf.data.Dataset.from_tensors((np.ones((4, 2)), np.ones((4, 1)))).repeat()
-    history, interrupted = runs.fit(model, batches, output_dir=tmp_path, settings=SETTINGS, epochs=3,
-                                    steps_per_epoch=1, validation_data=batches.take(1))
+    history, interrupted = runs.fit(
+        model,
+        batches,
+        output_dir=tmp_path,
+        settings=SETTINGS,
+        epochs=3,
+        steps_per_epoch=1,
+        validation_data=batches.take(1),
+    )
     assert interrupted and len(history["loss"]) == 1
-    aside, = (tmp_path / "earlier").iterdir()
+    (aside,) = (tmp_path / "earlier").iterdir()
     assert {"metrics.json", "model.keras", "history.csv"} <= set(os.listdir(aside))
     assert sorted(os.listdir(tmp_path)) == [runs.BACKUP, "earlier", "examples.png"]
     runs.save_history(history, tmp_path / "history.csv")
     with open(tmp_path / "history.csv") as file:
-        row, = csv.DictReader(file)
+        (row,) = csv.DictReader(file)
     assert row == {"epoch": "1", "loss": str(history["loss"][0]), "val_loss": str(history["val_loss"][0])}
 
 
@@ -284,6 +313,7 @@ def test_a_folder_that_becomes_read_only_is_named(tmp_path, monkeypatch):
 
 
 # ---- names that are no text, GPUs that are none
+
 
 def test_names_of_any_bytes_are_printed_drawn_and_saved(tmp_path, capsys):
     import signs_functional
@@ -354,6 +384,7 @@ def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path,
 
 # ---- what a careful reader has broken
 
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     for name in ("x.jpg", "train_signs.h5", "test_signs.h5", "model.keras"):
         os.mkfifo(tmp_path / name)
@@ -375,17 +406,30 @@ def test_a_damaged_backup_is_named_and_kept(tmp_path):
     with h5py.File(tmp_path / runs.BACKUP, "a") as file:
         del file["layers"]
     with pytest.raises(utils.InputError, match="must be the backup of this network; leave --resume out.*Received: "):
-        runs.fit(model, None, output_dir=tmp_path, settings=SETTINGS, epochs=3, steps_per_epoch=1,
-                 validation_data=None, resume=True)
+        runs.fit(
+            model,
+            None,
+            output_dir=tmp_path,
+            settings=SETTINGS,
+            epochs=3,
+            steps_per_epoch=1,
+            validation_data=None,
+            resume=True,
+        )
     (tmp_path / runs.BACKUP).write_bytes(whole[:-100])
     with pytest.raises(utils.InputError, match="must be the backup of a training.*Received: a damaged file"):
         runs.prepare_output_dir(tmp_path, SETTINGS, resume=True)
     assert (tmp_path / runs.BACKUP).read_bytes() == whole[:-100]
 
 
-@pytest.mark.parametrize("make, words", [
-    (["cat/1.png"], "Received: pictures in .*/cat only"), (["1.png", "2.png"], "Received: pictures in .* only"),
-    (["test/cat/1.png", "test/dog/1.png"], "Received: pictures in .*/test only")])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (["cat/1.png"], "Received: pictures in .*/cat only"),
+        (["1.png", "2.png"], "Received: pictures in .* only"),
+        (["test/cat/1.png", "test/dog/1.png"], "Received: pictures in .*/test only"),
+    ],
+)
 def test_a_folder_that_cannot_be_learnt_from_is_not_passed_over(tmp_path, make, words):
     for name in make:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -404,9 +448,15 @@ def test_an_h5_file_that_would_make_others_be_read_is_refused(tmp_path, write_h5
         utils.load_h5(path, "train")
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"list_classes": np.zeros(6)}, "whole numbers, each once"), ({"list_classes": np.arange(6) + 0.5}, "each once"),
-    ({"train_set_y": np.full(12, "a", object)}, "Received: "), ({"list_classes": h5py.Empty("i8")}, "without values")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"list_classes": np.zeros(6)}, "whole numbers, each once"),
+        ({"list_classes": np.arange(6) + 0.5}, "each once"),
+        ({"train_set_y": np.full(12, "a", object)}, "Received: "),
+        ({"list_classes": h5py.Empty("i8")}, "without values"),
+    ],
+)
 def test_labels_and_classes_of_the_wrong_kind_are_refused(tmp_path, write_h5, change, words):
     path = write_h5(tmp_path / "train_signs.h5")
     with h5py.File(path, "a") as file:
@@ -430,8 +480,12 @@ def test_a_picture_that_disappears_during_the_training_is_one_line(monkeypatch, 
     import tensorflow as tf
 
     def main():
-        raise tf.errors.UnknownError(None, None, "prediction.InputError: a.png: expected a picture. Received: no such "
-                                                 "file\nTraceback (most recent call last):\n")
+        raise tf.errors.UnknownError(
+            None,
+            None,
+            "prediction.InputError: a.png: expected a picture. Received: no such "
+            "file\nTraceback (most recent call last):\n",
+        )
 
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit) as left:

@@ -1,42 +1,41 @@
-"""What a renderer of photograph-like pictures needs: shapes, light, a camera.
+"""Building blocks of the synthetic renderers: shapes, light and a camera.
 
-A scene is a distance function: given points it returns how far each of them is
-from the nearest surface, negative inside. `sphere_trace` finds the surface that
-each pixel sees, `surface_normals` its orientation, the functions below them its
-light, and `photograph` turns the linear light into a small, noisy 8-bit picture.
+A scene is a signed distance function: for each point it returns the distance to the nearest surface,
+negative inside. `sphere_trace` finds the surface that each pixel sees, `surface_normals` its orientation,
+and `photograph` turns the light it sends to the camera into a small, noisy 8-bit image.
 
 Conventions, unless a docstring says otherwise:
 
-    points, vectors   arrays (3, ...), the component FIRST: x, y and z then lie
-                      contiguously in memory, several times faster than last
+    points, vectors   arrays (3, ...): with the component first, x, y and z are each contiguous in memory,
+                      which is several times faster
     axes              x to the right, y up, z towards the camera
     camera            looks along -z from far away (parallel rays)
     images            (height, width) or (height, width, 3), row 0 at the top
     light             linear: twice the value is twice the light
-    rng               numpy.random.Generator, the only source of chance
+    rng               numpy.random.Generator, the only source of randomness
 """
 
 import numpy as np
 from scipy import ndimage
 
-OUTPUT_SIZE = 64  # pixels; the side of the pictures of both data sets
-SUPERSAMPLING = 2  # rendered pixels per output pixel and axis: smooth outlines
+OUTPUT_SIZE = 64  # pixels
+SUPERSAMPLING = 2  # rendered pixels per output pixel along each axis, for smooth outlines
 RENDER_SIZE = OUTPUT_SIZE * SUPERSAMPLING
 
 
-# ---------------------------------------------------------------- geometry
-
 def unit(vector):
-    """`vector` (3, ...) scaled to length 1."""
+    """Scale `vector` (3, ...) to length 1."""
     vector = np.asarray(vector, np.float32)
     return vector / np.sqrt((vector * vector).sum(axis=0) + 1e-12)
 
 
-def rotation(axis, angle):
-    """Matrix (3, 3) that turns by `angle` radians around "x", "y" or "z".
+def dot(a, b):
+    """Inner product over the first axis, written out for speed."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
-    Counter-clockwise for someone towards whom the axis points.
-    """
+
+def rotation(axis, angle):
+    """Matrix (3, 3) of a right-handed rotation by `angle` radians about "x", "y" or "z"."""
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     matrix = np.eye(3)
     matrix[i, i] = matrix[j, j] = np.cos(angle)
@@ -47,22 +46,15 @@ def rotation(axis, angle):
 def pixel_grid(width, size=RENDER_SIZE):
     """x and y of the pixel centres, two float32 arrays (size, size).
 
-    `width` is the side of the picture in scene units; (0, 0) is its middle.
+    `width` is the width of the image in scene units; (0, 0) is the centre of the image.
     """
     axis = ((np.arange(size) + 0.5) / size - 0.5) * width
     x, y = np.meshgrid(axis, -axis)
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def dot(a, b):
-    """Inner product over the first axis (three components, written out for speed)."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-# ------------------------------------------------------- distance functions
-
 def rounded_cone(start, end, start_radius, end_radius):
-    """The hull of two spheres, a capsule that tapers, as `cone_distance` wants it.
+    """Prepare a rounded cone, the convex hull of two spheres, for `cone_distance`.
 
     Args:
         start, end: float arrays (3, ...), the centres of the spheres.
@@ -77,16 +69,15 @@ def rounded_cone(start, end, start_radius, end_radius):
 
 
 def cone_distance(points, cone):
-    """Signed distance to a rounded cone, and where along its axis it is nearest.
+    """Signed distance to a rounded cone, and the position of the nearest point along its axis.
 
-    The solid is a sphere that moves from one end to the other while its radius
-    changes linearly, so the distance is the minimum over t of
-    |point - centre(t)| - radius(t); setting the derivative to zero gives t in
-    closed form. (Inigo Quilez, "Distance functions", treats the same solid.)
+    The solid is swept by a sphere whose radius changes linearly, so the distance is the minimum over t of
+    |point - centre(t)| - radius(t); setting the derivative to zero gives t in closed form.
+    (Inigo Quilez, "Distance functions", describes the same solid.)
 
     Args:
         points: array (3, ...).
-        cone: what `rounded_cone` returned; its arrays broadcast with `points`.
+        cone: from `rounded_cone`; its arrays broadcast with `points`.
 
     Returns:
         (distance, t): t runs from 0 at the start of the axis to 1 at its end.
@@ -95,27 +86,18 @@ def cone_distance(points, cone):
     relative = points - start
     along = dot(relative, direction)
     across_squared = np.maximum(dot(relative, relative) - along * along, 0)
-    best = along + np.sqrt(across_squared) * lean
-    best = np.minimum(np.maximum(best, 0), length)
-    beyond = along - best
-    distance = np.sqrt(across_squared + beyond * beyond) - start_radius + slope * best
-    return distance, best / length
-
-
-def rounded_cone_distance(points, start, end, start_radius, end_radius):
-    """`cone_distance` for a cone that is used only once."""
-    return cone_distance(points, rounded_cone(start, end, start_radius, end_radius))
+    nearest = along + np.sqrt(across_squared) * lean
+    nearest = np.minimum(np.maximum(nearest, 0), length)
+    beyond = along - nearest
+    distance = np.sqrt(across_squared + beyond * beyond) - start_radius + slope * nearest
+    return distance, nearest / length
 
 
 def ellipsoid_distance(points, centre, radii):
-    """About the signed distance to an ellipsoid whose axes are x, y and z.
+    """Approximate signed distance at `points` (3, ...) to an ellipsoid with its axes along x, y and z.
 
-    The exact distance has no closed form. This is the implicit function
-    divided by the length of its gradient: right at the surface and close to
-    it, which is where the tracing ends (Inigo Quilez, "Ellipsoid - SDF").
-
-    Args:
-        points: array (3, ...). centre, radii: three numbers each.
+    The exact distance has no closed form. This is the implicit function divided by the length of its
+    gradient, accurate close to the surface, where the tracing ends (Inigo Quilez, "Ellipsoid - SDF").
     """
     shape = (3,) + (1,) * (np.ndim(points) - 1)
     radii = np.asarray(radii, np.float32).reshape(shape)
@@ -126,11 +108,10 @@ def ellipsoid_distance(points, centre, radii):
 
 
 def smooth_union(a, b, radius):
-    """Distance to the union of two solids whose seam is filled over `radius`.
+    """Distance to the union of two solids, with the seam between them filled.
 
-    The quadratic "smooth minimum": the plain minimum where the distances
-    differ by more than `radius` (scene units), up to radius / 4 less in between.
-    (Inigo Quilez, "Smooth minimum".)
+    The quadratic "smooth minimum" (Inigo Quilez): the plain minimum where the distances differ by more
+    than `radius` (scene units), up to radius / 4 less elsewhere.
     """
     overlap = np.maximum(radius - np.abs(a - b), 0)
     return np.minimum(a, b) - overlap * overlap / (4 * radius)
@@ -139,29 +120,28 @@ def smooth_union(a, b, radius):
 def sphere_trace(distance, points, steps=16, tolerance=0.02):
     """March from `points` along -z, away from the camera, to the first surface.
 
-    Each step is as long as the distance to the nearest surface: nothing can lie
-    in between (John C. Hart, "Sphere tracing", The Visual Computer, 1996).
+    Each step is as long as the distance to the nearest surface, because nothing can lie in between
+    (John C. Hart, "Sphere tracing", The Visual Computer, 1996).
 
     Args:
         distance: function, array (3, ...) -> array (...).
         points: float32 array (3, ...), one start per ray, in front of everything.
         steps: int; rays that graze a surface need many.
-        tolerance: float, scene units, half a rendered pixel or so: what lies
-            nearer counts as touched.
+        tolerance: float, scene units, about half a rendered pixel: a surface within it counts as hit.
 
     Returns:
         (points, hit): where the rays ended, and whether that is on a surface.
-        A ray that misses ends where it came nearest to one.
+        A ray that misses ends where it came closest to one.
     """
     points = points.copy()
     nearest = np.full(points.shape[1:], np.inf, np.float32)
     depth = points[2]
-    for _ in range(steps + 1):  # the last round only looks where the last step led
+    for _ in range(steps + 1):  # the last pass only measures where the last step led
         gap = distance(points)
         depth = np.where(np.abs(gap) < nearest, points[2], depth)
         nearest = np.minimum(np.abs(gap), nearest)
-        # A little farther than is safe, or rays that pass close by an outline
-        # would creep along it; one that ends up inside steps back next time.
+        # Slightly longer steps than are safe keep grazing rays from creeping along an outline.
+        # A ray that ends up inside steps back next time.
         points[2] -= gap + 2 * tolerance * (gap > tolerance)
     points[2] = depth
     return points, nearest < 2 * tolerance
@@ -170,8 +150,8 @@ def sphere_trace(distance, points, steps=16, tolerance=0.02):
 def surface_normals(distance, points, step=0.05):
     """Unit normals (3, ...): the gradient of the distance at `points` (3, ...).
 
-    Differences over four corners of a tetrahedron of size `step` (scene units)
-    instead of six over three axes: a third fewer evaluations.
+    Differences over the four corners of a tetrahedron of size `step` (scene units) need a third fewer
+    evaluations than differences along three axes.
     """
     normal = np.zeros_like(points)
     for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):
@@ -180,22 +160,19 @@ def surface_normals(distance, points, step=0.05):
     return unit(normal)
 
 
-# ------------------------------------------------------------ random fields
-
 def smooth_noise(rng, scale, size=RENDER_SIZE):
-    """Random field, float32 (size, size), mean 0 and deviation 1.
+    """Random field (size, size) with mean 0 and standard deviation 1.
 
-    Args:
-        scale: float, the size of the blotches in rendered pixels, 1 or more.
+    `scale` is the size of its blotches in rendered pixels, at least 1.
     """
-    # A coarse lattice, enlarged: blurring a full-size field costs ten times more.
+    # Interpolating a coarse lattice costs a tenth of blurring a field of full size.
     cells = max(int(np.ceil(size / scale)) + 3, 5)
     lattice = rng.standard_normal((cells, cells)).astype(np.float32)
     if cells < size:
         position = np.linspace(0.5, cells - 1.5, size, dtype=np.float32)
         low = position.astype(int)
         part = position - low
-        part = part * part * (3 - 2 * part)  # no kink at the lattice points
+        part = part * part * (3 - 2 * part)  # smooth at the lattice points
         rows = lattice[low] * (1 - part)[:, None] + lattice[low + 1] * part[:, None]
         field = rows[:, low] * (1 - part) + rows[:, low + 1] * part
     else:
@@ -203,20 +180,17 @@ def smooth_noise(rng, scale, size=RENDER_SIZE):
     return (field - field.mean()) / (field.std() + np.float32(1e-6))
 
 
-# ------------------------------------------------------------------- light
-
 def smoothstep(low, high, value):
-    """0 below `low`, 1 above `high`, a smooth S in between."""
+    """Rise smoothly from 0 at `low` to 1 at `high`; falls if `low` > `high`."""
     part = np.clip((value - low) / (high - low), 0, 1)
     return part * part * (3 - 2 * part)
 
 
 def skin_diffuse(normal, light, softness=1.0):
-    """Light that skin returns from one lamp, array (3, ...): red, green, blue.
+    """Diffuse reflection of one lamp by skin, array (3, ...): red, green, blue.
 
-    Light enters skin, wanders and comes out elsewhere, red light farthest: the
-    edge of the shaded side is soft and warm. "Wrapping" the cosine law past 90
-    degrees, most for red, looks the same and costs nothing.
+    Light scatters under the skin, red light farthest, so the edge of the shaded side is soft and warm.
+    Extending the cosine law past 90 degrees, most for red, imitates this at no cost.
 
     Args:
         normal: array (3, ...), unit vectors.
@@ -228,41 +202,35 @@ def skin_diffuse(normal, light, softness=1.0):
     return np.stack([np.maximum((cosine + w) / (1 + w), 0) for w in wrap])
 
 
-def highlight(normal, light, sharpness):
-    """Mirror-like part of the reflection, 0 to 1 (Blinn-Phong, camera along z)."""
+def specular_highlight(normal, light, sharpness):
+    """Specular reflection, 0 to 1 (Blinn-Phong, camera along z)."""
     half = unit(np.asarray(light) + np.array([0, 0, 1.0]))
     return np.maximum(dot(normal, half), 0) ** sharpness
 
 
 def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
-    """How much of the surrounding light reaches each pixel, 0 to 1.
-
-    A pixel that lies deeper than its neighbourhood lies in a crease.
+    """Share of the ambient light that reaches each pixel: little in creases, which lie deeper than their surroundings.
 
     Args:
-        height: float array (height, width), towards the camera, in rendered
-            pixels; the background must hold something deep but finite.
-        scales: floats, sizes of the neighbourhoods in rendered pixels.
+        height: float array (height, width), towards the camera, in rendered pixels; the background must be
+            deep but finite.
+        scales: floats, sizes of the surroundings in rendered pixels.
     """
-    darkness = 0
-    for scale in scales:
-        # Clipping keeps far-away surfaces from counting more than near ones.
-        depth = np.clip(blur(height, scale) - height, 0, 2 * scale) / scale
-        darkness = darkness + depth
-    return np.exp(-3 * strength * darkness)
+    # Clipping keeps distant surfaces from counting more than near ones.
+    depths = [np.clip(blur(height, scale) - height, 0, 2 * scale) / scale for scale in scales]
+    return np.exp(-3 * strength * sum(depths))
 
 
 def self_shadow(height, light, reach=24, softness=2.0):
-    """Share of a lamp's light that nearer parts of the scene let through.
+    """Share of a lamp's light that is not blocked by nearer parts of the scene.
 
-    Walks over the height field towards the lamp and looks for something taller
-    than the ray.
+    Follows the ray to the lamp over the height field and looks for something higher than the ray.
 
     Args:
         height: float array (height, width), in rendered pixels.
         light: unit vector towards the lamp, with a positive z.
-        reach: int, how far to walk, in rendered pixels.
-        softness: float, the width of the shadow's edge, in rendered pixels.
+        reach: int, length of the ray in rendered pixels.
+        softness: float, width of the shadow's edge in rendered pixels.
     """
     sideways = np.hypot(light[0], light[1])
     if sideways < 1e-3:
@@ -272,19 +240,18 @@ def self_shadow(height, light, reach=24, softness=2.0):
     blocked = np.zeros_like(height)
     for walked in np.geomspace(2, reach, 9):
         dx = int(round(walked * light[0] / sideways)) + reach
-        dy = int(round(-walked * light[1] / sideways)) + reach  # row 0 is the top
-        neighbour = padded[dy:dy + rows, dx:dx + columns]
+        dy = int(round(-walked * light[1] / sideways)) + reach
+        neighbour = padded[dy : dy + rows, dx : dx + columns]
         above = neighbour - height - walked * light[2] / sideways
         blocked = np.maximum(blocked, np.clip(above / (softness + 0.15 * walked), 0, 1))
     return 1 - blocked
 
 
 def blur(image, sigma):
-    """Gaussian blur of (height, width), `sigma` in pixels; coarse if it is wide."""
+    """Gaussian blur of an image (height, width), `sigma` in pixels."""
     if sigma < 3:
         return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
-    # A wide blur leaves no detail: it is computed on a quarter of the pixels, or
-    # a sixteenth, and enlarged.
+    # A wide blur leaves no detail, so it is computed at a half or a quarter of the resolution.
     factor = 2 if sigma < 6 else 4
     rows, columns = image.shape
     small = image.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3))
@@ -297,27 +264,25 @@ def cast_shadow(mask, shift, sigma):
 
     Args:
         mask: float array (height, width), 1 where the object is.
-        shift: (dx, dy) in rendered pixels, y up, from the object to its shadow.
+        shift: (dx, dy) from the object to its shadow, in rendered pixels, y up.
         sigma: float, the blur in rendered pixels.
     """
     dx, dy = int(round(shift[0])), int(round(-shift[1]))
     reach = max(abs(dx), abs(dy), 1)
-    padded = np.pad(mask, reach, mode="edge")  # what leaves the picture goes on
+    padded = np.pad(mask, reach, mode="edge")  # an object that leaves the image continues outside
     rows, columns = mask.shape
-    moved = padded[reach - dy:reach - dy + rows, reach - dx:reach - dx + columns]
+    moved = padded[reach - dy : reach - dy + rows, reach - dx : reach - dx + columns]
     return blur(moved, sigma)
 
 
-# ------------------------------------------------------------------ camera
-
 def photograph(image, rng):
-    """What a phone camera makes of a scene: uint8 (64, 64, 3), RGB.
-
-    Focus, exposure, white balance, tone curve, lower resolution of colour than
-    of brightness (as in JPEG), noise.
+    """Simulate a phone camera: focus, exposure, white balance, tone curve, colour resolution, noise.
 
     Args:
         image: float array (128, 128, 3), linear light, 1 = white paper.
+
+    Returns:
+        uint8 array (64, 64, 3), RGB.
     """
     image = np.asarray(image, np.float32)
     sigma = rng.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
@@ -328,17 +293,17 @@ def photograph(image, rng):
     exposure = np.exp(rng.normal(0, 0.12))
     white_balance = np.exp(rng.normal(0, [0.03, 0.01, 0.04]))
     image = np.maximum(image * (exposure * white_balance).astype(np.float32), 0)
-    # Bright parts are compressed softly instead of clipped, as cameras do.
+    # Highlights are compressed, not clipped.
     image = np.where(image > 0.8, 0.8 + 0.25 * np.tanh((image - 0.8) / 0.25), image)
     image = np.clip(image, 0, 1) ** (1 / rng.uniform(2.0, 2.4))  # display gamma
     contrast = rng.uniform(-0.1, 0.35)
     image = image + contrast * (image * image * (3 - 2 * image) - image)
 
+    # As in JPEG, colour has a lower resolution than brightness.
     brightness = image.mean(axis=2, keepdims=True)
     colour = ndimage.uniform_filter(image - brightness, (2, 2, 1), mode="nearest")
-    # Fine grain, and the faint blotches of wrong colour that compression leaves.
     grain = rng.normal(0, rng.uniform(0.001, 0.006), image.shape)
     blotches = ndimage.gaussian_filter(rng.normal(0, 0.03, image.shape), (1.5, 1.5, 0))
-    blotches -= blotches.mean(axis=2, keepdims=True)
+    blotches -= blotches.mean(axis=2, keepdims=True)  # of colour only, as compression leaves them
     image = brightness + colour + grain + blotches
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,503 @@
+"""Synthetic photographs of a hand that shows a digit, in place of SIGNS.
+
+`render_hand(digit, rng)` samples a person (proportions, skin), a pose (the angle of each joint), a viewpoint,
+a lamp and a wall, and renders one image. The hand is a skeleton with a rounded cone around each bone;
+`rendering.py` traces, lights and photographs it.
+
+Lengths are in centimetres and angles in degrees. The axes of the palm, for a right hand: x towards the side of
+the thumb, y towards the fingertips, z out of the palm. Lengths, radii and angles were adjusted by eye.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+from scipy import ndimage
+
+from datasets.synthetic import rendering
+from datasets.synthetic.rendering import rotation, smoothstep, unit
+
+# One rounded cone. start, end: (3,); blend: the radius over which it merges with its neighbours; part: "palm",
+# "proximal", "middle" or "distal" (the bones of a finger), "arm" or "sleeve"; palmar: (3,), the direction that
+# its palm side faces.
+Bone = namedtuple("Bone", "start end start_radius end_radius blend part palmar")
+
+FINGERS = ("index", "middle", "ring", "little")
+# The base and the three bones of each finger, for a hand 18 cm long, about the adult average. z follows the arch of
+# the knuckles.
+KNUCKLES = {"index": (2.65, 8.7, 0.0), "middle": (0.55, 9.1, -0.2),
+            "ring": (-1.5, 8.6, -0.1), "little": (-3.3, 7.6, 0.25)}  # fmt: skip
+PHALANGES = {"index": (4.4, 2.5, 1.8), "middle": (4.8, 2.9, 1.9),
+             "ring": (4.4, 2.7, 1.9), "little": (3.5, 2.0, 1.6)}  # fmt: skip
+FINGER_RADII = (1.0, 0.92, 0.82, 0.66)  # knuckle, the two joints, tip
+# The first bone of the thumb lies in the palm; its root is next to the wrist.
+THUMB_ROOT = (1.9, 1.8, 0.5)
+THUMB_BONES = (4.5, 3.3, 2.5)
+THUMB_RADII = (1.35, 1.12, 1.0, 0.75)
+
+OUT = np.array([0.0, 0.0, 1.0])  # the direction that the palm faces
+
+# The extended fingers for each digit; the thumb is extended for 3 and 5.
+EXTENDED = {0: (), 1: FINGERS[:1], 2: FINGERS[:2], 3: FINGERS[:2], 4: FINGERS, 5: FINGERS}
+
+
+def finger_joints(base, lengths, abduction, flexions):
+    """Positions (4, 3) of a finger's joints and tip, and the directions (3, 3) that its palm sides face.
+
+    Args:
+        base: (3,), the knuckle.
+        lengths: three bone lengths.
+        abduction: angle towards the side of the thumb, in the plane of the palm.
+        flexions: three angles by which the joints bend towards the palm.
+    """
+    forward = np.array([np.sin(np.radians(abduction)), np.cos(np.radians(abduction)), 0])
+    joints, palmar = [np.asarray(base, float)], []
+    for length, angle in zip(lengths, np.radians(np.cumsum(flexions))):
+        joints.append(joints[-1] + length * (np.cos(angle) * forward + np.sin(angle) * OUT))
+        palmar.append(np.cos(angle) * OUT - np.sin(angle) * forward)
+    return np.array(joints), np.array(palmar)
+
+
+def inverse_kinematics(base, target, lengths, pole):
+    """Joint and tip of a chain of two bones that reaches from `base` for `target`, by the law of cosines.
+
+    The joint bends towards `pole`. If the target is out of reach, the chain points at it.
+    """
+    first, second = lengths
+    direction = np.asarray(target, float) - base
+    distance = np.clip(np.linalg.norm(direction), abs(first - second) + 0.8, (first + second) * 0.995)
+    direction = direction / np.linalg.norm(direction)
+    along = (first**2 - second**2 + distance**2) / (2 * distance)
+    side = pole - np.dot(pole, direction) * direction
+    side = side / np.linalg.norm(side)
+    joint = base + along * direction + np.sqrt(max(first**2 - along**2, 0)) * side
+    return joint, base + distance * direction
+
+
+def sample_finger_angles(digit, rng):
+    """List of the four fingers' abduction and three flexions.
+
+    The fingers of a hand move together: spread, stiffness and grip are shared, and each joint varies a little.
+    """
+    spread = rng.uniform(0, 1) if rng.random() < 0.7 else rng.uniform(-0.25, 0)
+    stiffness = abs(rng.normal(0, 1))  # few people stretch their fingers fully
+    if rng.random() < 0.15:  # bent as if around a ball
+        stiffness += rng.uniform(1.5, 3.5)
+    grip = rng.uniform(0, 1)
+    angles = []
+    for i, name in enumerate(FINGERS):
+        abduction = (2 + 15 * spread, 2 * spread, -1 - 11 * spread, -3 - 24 * spread)[i]
+        if name in EXTENDED[digit]:
+            if digit in (2, 3):  # a V: the two fingers lean apart
+                abduction = (1 + 22 * spread, -13 * spread)[i]
+            flexions = [
+                rng.normal(4 + 2 * stiffness, 5),
+                4 + 5 * stiffness + abs(rng.normal(0, 4)),
+                3 + 3 * stiffness + abs(rng.normal(0, 3)),
+            ]
+        elif digit == 0:  # the four fingers arch towards the thumb
+            abduction = (3, 0, -3, -5)[i]
+            flexions = [38 + 25 * grip, 52 + 24 * grip, 24 + 16 * grip]
+            flexions = rng.normal(flexions, 5) + (0, i * rng.uniform(-2, 5), 0)
+        else:  # curled, with the tips pointing at the root of the thumb
+            abduction = (-6, -2, 2, 6)[i]
+            flexions = rng.normal([74 + 14 * grip, 98 + 12 * grip, 50 + 22 * grip], 4)
+            if digit == 3:  # the thumb does not hold them down
+                flexions[0] -= rng.uniform(0, 30)
+        angles.append((abduction + rng.normal(0, 2.5), flexions))
+    return angles
+
+
+def sample_thumb_joints(digit, fingers, rng):
+    """Positions (4, 3) of the thumb's joints and tip; `fingers`: those of the four fingers.
+
+    An open thumb points in some direction. Any other reaches for a target, so it touches the right place
+    whatever the hand's proportions.
+    """
+    root = np.array(THUMB_ROOT)
+    lengths = np.array(THUMB_BONES) * rng.normal(1, 0.04)
+    if digit in (3, 5):  # open, away from the palm
+        angle = rng.uniform(14, 58)
+        height = rng.uniform(0.1, 0.5)
+        joints = [root]
+        for length in lengths:
+            side = np.radians(angle)
+            joints.append(joints[-1] + length * unit([np.sin(side), np.cos(side), height]))
+            angle += rng.uniform(-15, 16)
+            height -= rng.uniform(0, 0.2)
+        return np.array(joints)
+    index, middle, ring, _ = fingers
+    if digit == 0:  # the tip meets the tips of the first two fingers
+        first = rng.normal([0.35, 0.62, 0.70], 0.06)
+        target = index[3] + (middle[3] - index[3]) * rng.uniform(0, 0.6) + rng.normal(0, 0.3, 3)
+        target = target + (0, -0.9, -0.3)
+        pole = np.array([0.3, -0.7, 0.6])
+    elif digit == 4:  # across the palm, at most to the root of the ring finger
+        first = rng.normal([0.38, 0.78, 0.50], 0.06)
+        target = rng.uniform([-2.4, 5.2, 1.8], [0.4, 7.8, 2.4])
+        pole = np.array([0.5, 0.4, 0.7])
+    else:  # over the curled fingers
+        first = rng.normal([0.40, 0.74, 0.52], 0.06)
+        over = (middle, ring)[digit - 1] if rng.random() < 0.7 else ring
+        target = over[1] + (over[2] - over[1]) * rng.uniform(0.2, 0.9)
+        target = target + np.array([0, -0.3, 1.5])
+        pole = np.array([0.5, -0.2, 0.8])
+    knuckle = root + lengths[0] * unit(first)
+    joint, tip = inverse_kinematics(knuckle, target, lengths[1:], pole)
+    return np.array([root, knuckle, joint, tip])
+
+
+def palm_bones(fingers, palm_sides, thumb, width):
+    """The Bones of the palm: see `sample_hand` for the arguments."""
+    bones = []
+    for i, joints in enumerate(fingers):  # from the wrist to the knuckles
+        bones.append(Bone((1.1 * width - 0.75 * i, 0.4, 0), joints[0], 1.35, 1.05, 0.9, "palm", OUT))
+    # The pad at the roots of the fingers, from each finger to the next.
+    roots = [
+        joints[0] + 0.22 * (joints[1] - joints[0]) + 0.15 * palmar[0] for joints, palmar in zip(fingers, palm_sides)
+    ]
+    for one, other in zip(roots, roots[1:]):
+        bones.append(Bone(one, other, 0.8, 0.8, 0.5, "palm", OUT))
+    ball = thumb[0] + 0.85 * (thumb[1] - thumb[0])
+    web = thumb[0] + 0.55 * (thumb[1] - thumb[0])
+    return [
+        *bones,
+        Bone((1.2, 1.6, 0.7), ball, 1.35, 1.25, 0.9, "palm", OUT),  # the ball of the thumb
+        Bone((-1.5, 1.4, 0.5), (-2.7 * width, 6.0, 0.45), 1.35, 1.15, 0.9, "palm", OUT),  # and of the little finger
+        Bone(web, (2.2 * width, 6.6, 0.1), 0.95, 0.8, 0.9, "palm", OUT),  # between thumb and index finger
+    ]
+
+
+def thumb_bones(joints, inward):
+    """The Bones of the thumb; `inward` (3,) is about the direction that its palm side faces."""
+    bones = [Bone(joints[0], joints[1], THUMB_RADII[0], THUMB_RADII[1], 0.6, "palm", OUT)]
+    for i, part in ((1, "proximal"), (2, "distal")):
+        direction = unit(joints[i + 1] - joints[i])
+        palmar = unit(inward - np.dot(inward, direction) * direction)
+        bones.append(Bone(joints[i], joints[i + 1], THUMB_RADII[i], THUMB_RADII[i + 1], 0.35, part, palmar))
+    return bones
+
+
+def sample_arm_bones(rng):
+    """The Bones of the forearm, two side by side, turned at the wrist, and sometimes of a sleeve."""
+    turn = rotation("z", np.radians(rng.normal(0, 14))) @ rotation("x", np.radians(rng.normal(0, 16)))
+    bones = []
+    for side in (-1, 1):
+        middle, elbow = turn @ (side * 1.05, -9, 0), turn @ (side * 0.9, -32, 0)
+        bones.append(Bone((side * 0.95, -0.2, 0), middle, 1.7, 2.2, 1.2, "arm", OUT))
+        bones.append(Bone(middle, elbow, 2.2, 3.2, 1.2, "arm", OUT))
+    if rng.random() < 0.15:
+        cuff = turn @ (0, rng.uniform(-14, -6), 0)
+        bones.append(Bone(cuff, turn @ (0, -34, 0), 3.6, 4.8, 0.15, "sleeve", OUT))
+    return bones
+
+
+def sample_hand(digit, rng):
+    """The bones of one person's right hand and arm, in the axes of the palm: list of Bone."""
+    length = rng.normal(1, 0.04)  # of the fingers, relative to the palm
+    thickness = np.clip(rng.normal(1, 0.09), 0.82, 1.25)
+    width = np.clip(rng.normal(1, 0.05), 0.9, 1.12)  # of the palm
+    fingers, palm_sides, finger_bones = [], [], []
+    for name, (abduction, flexions) in zip(FINGERS, sample_finger_angles(digit, rng)):
+        lengths = np.array(PHALANGES[name]) * length * rng.normal(1, 0.02)
+        joints, palmar = finger_joints(np.array(KNUCKLES[name]) * (width, 1, 1), lengths, abduction, flexions)
+        fingers.append(joints)
+        palm_sides.append(palmar)
+        radii = np.array(FINGER_RADII) * (0.85 if name == "little" else 1)
+        for i, part in enumerate(("proximal", "middle", "distal")):
+            finger_bones.append(Bone(joints[i], joints[i + 1], radii[i], radii[i + 1], 0.35, part, palmar[i]))
+    thumb = sample_thumb_joints(digit, fingers, rng)
+    # An open thumb faces across the palm, a bent one into it.
+    inward = np.array((-0.65, 0.1, 0.75) if digit in (3, 5) else (-0.3, 0.2, -0.9))
+    bones = palm_bones(fingers, palm_sides, thumb, width) + finger_bones + thumb_bones(thumb, inward)
+    return [
+        bone._replace(start_radius=bone.start_radius * thickness, end_radius=bone.end_radius * thickness)
+        for bone in bones + sample_arm_bones(rng)
+    ]
+
+
+def sample_view(digit, rng):
+    """Matrix (3, 3) from the axes of the palm to those of the camera; for a left hand it also mirrors."""
+    if digit == 0:  # seen from the side of the thumb, which shows the hole
+        yaw = np.clip(rng.normal(-66, 24), -115, -24)
+    else:
+        yaw = rng.normal(0, 26 if digit in (1, 2) else 18)
+    tilt = rng.normal(0, 12)
+    if rng.random() < 0.08 and digit != 0:  # the back of the hand, which would hide the hole
+        yaw += 180
+    # Most people hold up their hand, some to the side.
+    roll = rng.normal(0, 22) if rng.random() < 0.85 else rng.uniform(-100, 100)
+    matrix = rotation("z", np.radians(roll)) @ rotation("x", np.radians(tilt)) @ rotation("y", np.radians(yaw))
+    mirror = rng.choice([-1.0, 1.0])
+    return (matrix @ np.diag([mirror, 1, 1])).astype(np.float32)
+
+
+def project(bones, matrix, width, rng):
+    """The bones in the axes of the camera, and the point (3,) at the centre of the image.
+
+    Perspective is applied to joints and radii here, so the rays can be parallel later.
+    """
+    hand = [matrix @ point for bone in bones if bone.part not in ("arm", "sleeve") for point in (bone.start, bone.end)]
+    middle = (np.min(hand, axis=0) + np.max(hand, axis=0)) / 2
+    middle[:2] -= np.clip(rng.normal(0, 0.1, 2), -0.22, 0.22) * width
+    distance = rng.uniform(40, 90)  # from the camera to the hand
+    projected = []
+    for bone in bones:
+        start, end = matrix @ bone.start - middle, matrix @ bone.end - middle
+        # Clipped, because an elbow that points at the camera must not reach it.
+        near = distance / (distance - np.clip([start[2], end[2]], -30, 20))
+        start[:2] *= near[0]
+        end[:2] *= near[1]
+        radii = bone.start_radius * near[0], bone.end_radius * near[1]
+        projected.append(Bone(start, end, *radii, bone.blend, bone.part, matrix @ bone.palmar))
+    return projected, middle
+
+
+def stack_field(bones, name):
+    """One field of all bones: float32 array (bones,), or (3, bones) for a vector."""
+    return np.array([getattr(bone, name) for bone in bones], np.float32).T
+
+
+def candidate_bones(bones, width):
+    """Find the bones that each pixel may see, for tiles of pixels at once.
+
+    Returns:
+        (pixels, slots): `pixels` (n,) are flat indices of the pixels that may see any bone, those with the most
+        bones first; `slots` is a list of int arrays: slots[k][i] is bone k of pixel i, for the pixels that have
+        more than k (the first in `pixels`).
+    """
+    tile = 4  # pixels; smaller tiles cost more tests, larger ones keep more bones
+    size = rendering.RENDER_SIZE
+    side = size // tile
+    x, y = rendering.pixel_grid(width, side)
+    points = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()])[:, None]
+    start, end = (stack_field(bones, name)[..., None] * np.float32([[[1]], [[1]], [[0]]]) for name in ("start", "end"))
+    radii = (stack_field(bones, name)[:, None] for name in ("start_radius", "end_radius"))
+    distance, _ = rendering.cone_distance(points, rendering.rounded_cone(start, end, *radii))
+    # Half the diagonal of a tile, and a little for the seams, which bulge.
+    seen = distance < 0.71 * width / side + 0.3
+
+    counts = seen.sum(axis=0)
+    tiles = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    counts = counts[tiles]
+    _, bone = np.nonzero(seen.T[tiles])  # one tile after the other
+    first = np.cumsum(counts) - counts
+    slots = [bone[first[counts > k] + k].repeat(tile * tile) for k in range(counts[0])]
+    inside = np.arange(tile * tile)
+    corner = tiles // side * tile * size + tiles % side * tile
+    pixels = corner[:, None] + inside // tile * size + inside % tile
+    return pixels.ravel(), slots
+
+
+def distance_function(bones, slots):
+    """The signed distance function of the hand.
+
+    Returns:
+        (distance, nearest): distance(points (3, n)) -> (n,); nearest(points) -> for each point the index of the
+        nearest bone and the position t along it.
+    """
+    cone = rendering.rounded_cone(*(stack_field(bones, name) for name in Bone._fields[:4]))
+    blends = stack_field(bones, "blend")
+    # One slot at a time, because the numbers of one slot fit into the processor's cache.
+    cones = [[part[..., slot] for part in cone] for slot in slots]
+    seams = [blends[slot] for slot in slots]
+
+    def distance(points):
+        union, _ = rendering.cone_distance(points, cones[0])
+        for cone, seam in zip(cones[1:], seams[1:]):
+            count = len(seam)
+            single, _ = rendering.cone_distance(points[:, :count], cone)
+            union[:count] = rendering.smooth_union(union[:count], single, seam)
+        return union
+
+    def nearest(points):
+        best, position = rendering.cone_distance(points, cones[0])
+        index = slots[0].copy()
+        for cone, slot in zip(cones[1:], slots[1:]):
+            single, t = rendering.cone_distance(points[:, : len(slot)], cone)
+            closer = np.flatnonzero(single < best[: len(slot)])
+            best[closer], index[closer], position[closer] = single[closer], slot[closer], t[closer]
+        return index, position
+
+    return distance, nearest
+
+
+def sample_skin_tone(rng):
+    """Albedo of the back of the hand and of the palm: two arrays (3,), linear."""
+    # Very light, tan and very dark skin. The logarithm of the albedo falls about linearly with the pigment.
+    tones = np.log([(0.66, 0.42, 0.32), (0.40, 0.22, 0.13), (0.12, 0.06, 0.038)])
+    pigment = rng.beta(2.0, 2.8) * 2
+    low = min(int(pigment), 1)
+    back = np.exp(tones[low] + (tones[low + 1] - tones[low]) * (pigment - low))
+    back = back * np.exp(rng.normal(0, [0.03, 0.04, 0.05]))
+    palm = back ** (1 - 0.28 * pigment / 2) * (1.06, 0.98, 0.96)  # palms tan little
+    return back, palm
+
+
+def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
+    """Albedo of the skin, array (3, n), linear, and the share of it that is nail, (n,).
+
+    Args:
+        bone, t: (n,), index of the nearest bone and the position along it.
+        position: (3, n), in the axes of the palm.
+        normal: (3, n), in the axes of the camera.
+        out: (3,), the direction that the palm faces, in the axes of the camera.
+        noise: (2, n), random fields, coarse and fine, standard deviation 1.
+    """
+
+    def part_is(*names):
+        return np.array([b.part in names for b in bones])[bone]
+
+    back, palm = sample_skin_tone(rng)
+    facing = rendering.dot(normal, stack_field(bones, "palmar")[:, bone])  # 1 on the palm side, -1 on the back
+    length = np.linalg.norm(stack_field(bones, "end") - stack_field(bones, "start"), axis=0)[bone]
+    along = t * length
+    x, y, _ = position
+
+    # The first centimetre of a finger or thumb still belongs to the palm.
+    own = np.where(part_is("proximal"), smoothstep(0, 1.5, along), 1)
+    facing = own * facing + (1 - own) * rendering.dot(normal, out)
+    inner = smoothstep(-0.3, 0.4, facing) * smoothstep(-11, -1, y)
+    tone = back[:, None] * (1 - inner) + palm[:, None] * inner
+
+    # Blood makes fingertips, pads and knuckles redder, and leaves blotches everywhere.
+    to_start = np.where(part_is("middle", "distal"), along, 9)
+    to_end = np.where(part_is("proximal", "middle"), length - along, 9)
+    joint = np.exp(-((np.minimum(to_start, to_end) / 0.4) ** 2))  # 1 at the two joints inside a finger
+    red = 0.45 * noise[0] + 0.3 * noise[1] * (part_is("palm") & (facing > 0))
+    red += 0.8 * smoothstep(0.2, 1, t) * part_is("distal") + 0.5 * joint * (facing < 0)
+    tone = tone * np.exp(np.array([0.02, -0.09, -0.07])[:, None] * red + 0.05 * noise[1])
+
+    # Creases across the joints of the fingers and at their roots.
+    dark = joint**4 * rng.uniform(0.05, 0.25) * smoothstep(0, 0.5, np.abs(facing))
+    dark += 0.2 * np.exp(-(((along - 1.5) / 0.22) ** 2)) * part_is("proximal") * (facing > 0.2)
+    # The three long lines of the palm: two across it, one around the ball of the thumb.
+    # Each is the distance to a curve, increased beyond the curve's ends.
+    shift = rng.normal(0, 0.25, 3)
+    across = np.abs(y - (7.3 + shift[0] + 0.04 * (x + 3.2) ** 2)) + 3 * np.maximum(x - 1.2, 0)
+    middle = np.abs(y - (5.6 + shift[1] + 0.32 * x)) + 3 * np.maximum(np.abs(x - 0.15) - 2.65, 0)
+    thumb = np.abs(np.hypot(x - 3.6, y - 2.4) - 3.6 - shift[2]) + 3 * np.maximum(np.maximum(x - 3.2, 0.6 - y), 0)
+    lines = np.minimum.reduce([across, middle, thumb])
+    dark += 0.4 * np.exp(-((lines / 0.22) ** 2)) * part_is("palm") * smoothstep(0.2, 0.6, facing)
+    tone = tone * np.exp(-dark * np.array([0.7, 1.0, 1.1])[:, None])
+
+    # Nails cover the far half of the last bone's back.
+    nail = smoothstep(0.35, 0.5, t) * smoothstep(-0.72, -0.85, facing) * part_is("distal")
+    pink = 0.5 * tone + 0.5 * np.array([0.62, 0.42, 0.36])[:, None]
+    return tone * (1 - nail) + pink * nail, nail
+
+
+def render_wall(rng, light):
+    """The wall behind the hand, linear light, (128, 128, 3)."""
+    x, y = rendering.pixel_grid(2.0)
+    if rng.random() < 0.85:  # white paint, warm or cool
+        colour = rng.uniform(0.58, 0.85) * np.exp(rng.normal([0.02, 0, -0.04], 0.012))
+        roughness = rng.uniform(0, 0.01)
+    else:  # coloured paint, wood, cloth
+        colour = np.exp(rng.uniform(np.log(0.08), np.log(0.7)) + rng.normal(0, 0.16, 3))
+        roughness = rng.uniform(0, 0.04)
+    slope = light[:2] * rng.uniform(0, 0.16) + rng.normal(0, 0.05, 2)
+    bright = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x * x + y * y)
+    bright = bright + 0.03 * rendering.smooth_noise(rng, 50)
+    bright = bright * (1 + roughness * rendering.smooth_noise(rng, rng.uniform(2, 8)))
+    return bright[:, :, None] * np.minimum(colour, 0.95)
+
+
+def wall_shadow(mask, light, scale, rng):
+    """Share of the wall's light that the hand blocks, (128, 128).
+
+    `mask` (128, 128) is 1 where the hand is, `light` (3,) the unit vector towards the lamp, and `scale` the
+    number of rendered pixels per centimetre.
+    """
+    gap = rng.uniform(2, 14) * scale  # between hand and wall
+    shift = np.clip(-light[:2] / light[2] * gap, -60, 60)
+    lamp = rendering.cast_shadow(mask, shift, 1.5 + gap * rng.uniform(0.08, 0.25))
+    ambient = rendering.cast_shadow(mask, shift / 2, 6)
+    return rng.uniform(0.15, 0.6) * lamp + rng.uniform(0, 0.15) * ambient
+
+
+def visible_surface(bones, width):
+    """What the camera sees of the hand, for the n pixels that may see any of it.
+
+    Returns:
+        (pixels, points, normal, bone, t, coverage): flat indices (n,); points and unit normals (3, n) on the
+        surface; the index of the nearest bone and the position along it, (n,); the share of the pixel that is
+        hand, (n,).
+    """
+    size = rendering.RENDER_SIZE
+    pixels, slots = candidate_bones(bones, width)
+    distance, nearest = distance_function(bones, slots)
+    x, y = rendering.pixel_grid(width)
+    # Start in front of the foremost bone that the pixel may see.
+    tops = [stack_field(bones, name)[2] + stack_field(bones, f"{name}_radius") for name in ("start", "end")]
+    tops = np.maximum(*tops) + np.float32(0.1)
+    start = tops[slots[0]]
+    for slot in slots[1:]:
+        start[: len(slot)] = np.maximum(start[: len(slot)], tops[slot])
+    rays = np.stack([x.ravel()[pixels], y.ravel()[pixels], start])
+    points, _ = rendering.sphere_trace(distance, rays, steps=13, tolerance=0.5 * width / size)
+    bone, t = nearest(points)
+
+    # Outlines are soft over about a pixel. A few rays along the outlines inside the hand have not arrived;
+    # the pinholes that they leave are closed.
+    gap = np.abs(distance(points)) * (size / width)  # in rendered pixels
+    coverage = to_image(np.clip(1.3 - gap, 0, 1), pixels, 0)
+    coverage[ndimage.uniform_filter(coverage, 3) > 0.7] = 1
+    normal = rendering.surface_normals(distance, points, 0.1)
+    return pixels, points, normal, bone, t, coverage.ravel()[pixels]
+
+
+def to_image(values, pixels, background):
+    """Put `values` (n,) at the flat indices `pixels` of an image (128, 128), float32."""
+    image = np.full(rendering.RENDER_SIZE**2, background, np.float32)
+    image[pixels] = values
+    return image.reshape(rendering.RENDER_SIZE, rendering.RENDER_SIZE)
+
+
+def render_hand(digit, rng):
+    """Render an image of a hand that shows `digit`.
+
+    Args:
+        digit: int, 0 to 5.
+        rng: numpy.random.Generator; the same state gives the same image.
+
+    Returns:
+        uint8 array (64, 64, 3), RGB.
+    """
+    width = rng.uniform(18, 28)  # of the image, at the distance of the hand
+    scale = rendering.RENDER_SIZE / width
+    matrix = sample_view(digit, rng)
+    bones, middle = project(sample_hand(digit, rng), matrix, width, rng)
+    pixels, points, normal, bone, t, coverage = visible_surface(bones, width)
+
+    # The perspective shifted the points slightly, which does not matter for the markings of skin.
+    position = matrix.T @ (points + middle[:, None])
+    noise = [rendering.smooth_noise(rng, size).ravel()[pixels] for size in (9, 2.2)]
+    albedo, nail = skin_albedo(bones, bone, t, position, normal, matrix[:, 2], rng, noise)
+    cloth = np.exp(rng.uniform(-3, -0.3) + rng.normal(0, 0.25, 3))
+    sleeve = np.array([b.part == "sleeve" for b in bones])[bone]
+    albedo = np.where(sleeve, cloth[:, None], albedo)
+
+    # One lamp, usually from above, and ambient light.
+    light = unit([rng.normal(-0.2, 0.6), rng.normal(0.7, 0.4), rng.uniform(0.2, 1.0)])
+    tint = np.exp(rng.normal([0.02, 0, -0.04], [0.02, 0, 0.03]))[:, None]
+    # The wall is too far behind to matter for the shadows of the hand on itself.
+    height = to_image(np.where(coverage > 0.5, points[2], -40), pixels, -40) * scale
+    lit = rendering.self_shadow(height, light).ravel()[pixels]
+    lit = 1 - rng.uniform(0.6, 0.95) * (1 - lit)
+    key = rng.uniform(0.85, 1.5) * tint * rendering.skin_diffuse(normal, light, rng.uniform(0.1, 0.7))
+    # Near an outline the surface turns away and only looks like a crease.
+    occlusion = rendering.ambient_occlusion(height, strength=0.25).ravel()[pixels]
+    occlusion = occlusion ** np.clip(0.3 + normal[2], 0.3, 1)
+    # Light between fingers is reflected by skin, so creases are red, not grey.
+    crease = np.stack([occlusion**power for power in (0.8, 1.05, 1.2)])
+    around = 0.75 + 0.25 * normal[1] + 0.3 * (1 - normal[2])  # more from above and from the wall
+    ambient = rng.uniform(0.15, 0.4) * around * crease
+    colour = albedo * (key * lit + ambient) * np.sqrt(crease)
+    colour += rng.uniform(0.02, 0.14) * lit * rendering.specular_highlight(normal, light, 18) * (1 + 2 * nail)
+
+    image = render_wall(rng, light)
+    shadow = wall_shadow(to_image(coverage, pixels, 0), light, scale, rng)
+    image = image * (1 - shadow[:, :, None] * (1.0, 0.98, 0.95))  # shadows are bluish
+    flat = image.reshape(-1, 3)
+    flat[pixels] += coverage[:, None] * (colour.T - flat[pixels])
+    return rendering.photograph(image, rng)

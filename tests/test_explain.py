@@ -1,0 +1,43 @@
+"""Grad-CAM: the place that speaks for a class is found, in every network as it was saved."""
+
+import keras
+import numpy as np
+import pytest
+
+import happy_sequential
+import signs_functional
+from support.explain import grad_cam, last_conv_layer, overlay_heatmap
+
+
+def test_the_place_that_speaks_for_a_class_is_found():
+    # This network predicts 1 by the brightness of the upper left, and 0 by that of the lower right.
+    inputs = keras.layers.Input((16, 16, 3))
+    maps = keras.layers.AveragePooling2D(4)(inputs)
+    flat = keras.layers.Flatten()(keras.layers.ReLU()(maps))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(flat))
+    kernel = np.zeros((4, 4, 3, 2), np.float32)
+    kernel[:2, :2, :, 1] = kernel[2:, 2:, :, 0] = 1
+    model.layers[-1].set_weights([kernel.reshape(48, 2), np.zeros(2)])
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:8, :8] = 200
+    heatmap = grad_cam(model, image, 1)
+    assert heatmap.shape == (4, 4) and heatmap[:2, :2].min() == 1 and heatmap[2:].max() == heatmap[:, 2:].max() == 0
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("script", [happy_sequential, signs_functional], ids=lambda script: script.__name__)
+def test_grad_cam_works_on_each_network_as_it_was_saved(script, tmp_path, label):
+    keras.utils.set_random_seed(1)
+    script.build_model().save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    heatmap = grad_cam(model, image, label)
+    assert heatmap.shape == (4, 4) and heatmap.min() >= 0 and (heatmap.max() == 1 or not heatmap.any())
+    overlay = overlay_heatmap(model, image, label)
+    assert overlay.shape == (256, 256, 3) and overlay.dtype == np.uint8
+
+
+def test_a_network_without_feature_maps_is_refused():
+    model = keras.Sequential([keras.layers.Input((48,)), keras.layers.Dense(2)], name="flat")
+    with pytest.raises(ValueError, match="Received: flat, which has none"):
+        last_conv_layer(model)

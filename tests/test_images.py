@@ -1,0 +1,191 @@
+"""Reading one image: what `read_image` makes of every kind of file, and what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.images import read_image
+from support.errors import InputError
+
+QUADRANTS = {
+    "top left": (200, 40, 40),
+    "top right": (40, 200, 40),
+    "bottom left": (40, 40, 200),
+    "bottom right": (220, 220, 60),
+}
+
+
+def four_colours(width=80, height=80):
+    """Return an image whose corners show which way up it is."""
+    image = Image.new("RGB", (width, height))
+    for place, colour in QUADRANTS.items():
+        box = (width // 2 if "right" in place else 0, height // 2 if "bottom" in place else 0)
+        image.paste(colour, (*box, box[0] + width // 2, box[1] + height // 2))
+    return image
+
+
+def corners(pixels):
+    """Return the colours at the four corners, with the keys of QUADRANTS."""
+    high, low = len(pixels) // 8, -len(pixels) // 8
+    return {
+        "top left": pixels[high, high],
+        "top right": pixels[high, low],
+        "bottom left": pixels[low, high],
+        "bottom right": pixels[low, low],
+    }
+
+
+def assert_upright(pixels, tolerance):
+    for place, colour in corners(pixels).items():
+        np.testing.assert_allclose(colour.astype(int), QUADRANTS[place], atol=tolerance, err_msg=place)
+
+
+# How a camera stores an upright scene with each EXIF orientation: the inverse of what a viewer does.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photo_is_rotated_as_its_exif_data_say(tmp_path, orientation):
+    image = four_colours()
+    if STORED[orientation] is not None:
+        image = image.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    assert_upright(read_image(tmp_path / "photo.jpg", 64), tolerance=12)
+
+
+def test_a_large_photo_is_cropped_to_its_centre_not_squeezed(tmp_path):
+    image = Image.new("RGB", (4032, 3024), (250, 0, 250))
+    image.paste(four_colours(3024, 3024), ((4032 - 3024) // 2, 0))
+    image.save(tmp_path / "phone.jpg", quality=90)
+    pixels = read_image(tmp_path / "phone.jpg", 64)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    assert_upright(pixels, tolerance=12)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "palette"])
+def test_transparent_parts_become_white(tmp_path, mode):
+    image = four_colours().convert("LA" if mode == "LA" else "RGBA")
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 40, 80))  # the left half is invisible
+    image.putalpha(alpha)
+    if mode == "palette":
+        image = image.quantize()
+    image.save(tmp_path / "image.png")
+    found = corners(read_image(tmp_path / "image.png", 64))
+    np.testing.assert_allclose(found["top left"], 255, atol=2)
+    np.testing.assert_allclose(found["bottom left"], 255, atol=2)
+    assert found["top right"].max() < 230
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    four_colours().convert("CMYK").save(tmp_path / "print.jpg", quality=95)
+    assert_upright(read_image(tmp_path / "print.jpg", 64), tolerance=16)
+
+
+def test_sixteen_bit_grey_is_scaled_not_cut_off(tmp_path):
+    ramp = np.linspace(0, 65535, 80).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (80, 1))).save(tmp_path / "scan.png")
+    pixels = read_image(tmp_path / "scan.png", 80)
+    np.testing.assert_allclose(pixels[40, :, 0], ramp / 257, atol=1)
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_floating_point_tiffs_are_scaled_by_their_range(tmp_path, white):
+    ramp = np.linspace(0, white, 80, dtype=np.float32)
+    Image.fromarray(np.tile(ramp, (80, 1))).save(tmp_path / "float.tif")
+    np.testing.assert_allclose(read_image(tmp_path / "float.tif", 80)[40, :, 1], ramp / white * 255, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "LAB"])
+def test_every_other_mode_becomes_rgb(tmp_path, mode):
+    image = four_colours() if mode == "LAB" else four_colours().convert(mode)
+    if mode == "LAB":
+        image = Image.merge("LAB", image.split())  # Pillow cannot convert RGB to LAB, but reads such files
+    image.save(tmp_path / "image.tif")
+    pixels = read_image(tmp_path / "image.tif", 64)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8 and np.ptp(pixels) > 50
+
+
+def test_the_first_frame_of_an_animation_is_used(tmp_path):
+    four_colours().save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (80, 80))])
+    assert_upright(read_image(tmp_path / "moving.gif", 64), tolerance=20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000)])
+def test_tiny_and_thin_images_are_scaled(tmp_path, size):
+    Image.new("RGB", size, (10, 200, 30)).save(tmp_path / "thin.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "thin.png", 64), np.full((64, 64, 3), (10, 200, 30)))
+
+
+def test_an_image_of_the_right_size_is_not_changed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "seen.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "seen.png", 64), pixels)
+
+
+def truncated_jpeg(path):
+    four_colours(600, 600).save(path, quality=90)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b""), "an empty file"),
+        (lambda path: path.write_text("not an image"), "a file that is not an image"),
+        (lambda path: path.mkdir(), "a folder"),
+        (truncated_jpeg, "a damaged image"),
+    ],
+)
+def test_what_is_not_an_image_is_refused_with_the_reason(tmp_path, make, reason):
+    path = tmp_path / "me.jpg"
+    make(path)
+    with pytest.raises(InputError) as error:
+        read_image(path, 64)
+    assert str(error.value).startswith(f"{path}: ")
+    assert reason in str(error.value).partition("Received: ")[2]
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    Image.new("1", (3000, 3000)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(InputError, match="scale it down. Received: "):
+        read_image(tmp_path / "bomb.png", 64)
+
+
+def test_an_image_with_damaged_exif_data_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    four_colours().save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    data = (tmp_path / "photo.jpg").read_bytes()
+    begin = data.index(b"Exif\0\0") + 6
+    (tmp_path / "photo.jpg").write_bytes(data[:begin] + b"\xff" * 20 + data[begin + 20 :])
+    assert_upright(read_image(tmp_path / "photo.jpg", 64), tolerance=12)
+
+
+@pytest.mark.parametrize(
+    "crop, places", [("stretch", list(QUADRANTS)), ((0, 0, 40), ["top left"] * 4), ((80, 0, 40), ["top right"] * 4)]
+)
+def test_the_crop_can_be_chosen(tmp_path, crop, places):
+    four_colours(160, 80).save(tmp_path / "wide.png")
+    found = corners(read_image(tmp_path / "wide.png", 64, crop))
+    for colour, place in zip(found.values(), places):
+        np.testing.assert_allclose(colour.astype(int), QUADRANTS[place], atol=2)
+
+
+def test_a_crop_outside_the_image_is_refused(tmp_path):
+    four_colours(160, 80).save(tmp_path / "wide.png")
+    with pytest.raises(InputError, match="within the image of 160 x 80 pixels. Received: 100,0,70"):
+        read_image(tmp_path / "wide.png", 64, (100, 0, 70))
