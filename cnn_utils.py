@@ -39,9 +39,9 @@ SIGNS_CLASSES = ("0", "1", "2", "3", "4", "5")
 
 
 class Source(NamedTuple):
-    """Where a data set comes from: "real" or "synthetic" .h5 files, or a "folder" (twice) of images of your own."""
+    """Where a data set comes from: two .h5 files, or twice the folder with images of your own."""
 
-    kind: str
+    kind: str  # "real", "synthetic" or "folder"
     train: pathlib.Path
     test: pathlib.Path
     note: str = ""
@@ -67,7 +67,6 @@ class Dataset(NamedTuple):
 
     @property
     def kind(self):
-        """ "real", "synthetic" or "folder"."""
         return self.source.kind
 
 
@@ -81,11 +80,8 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
             None: `datasets/` beside this file, whatever the working directory is.
         dry_run: bool, only a few images of each class.
 
-    Returns:
-        `Dataset`; label 0 = not smiling, 1 = smiling.
-
-    Raises:
-        InputError: a file is missing or not what it should be.
+    Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
+    Raises InputError: a file is missing or not what it should be.
     """
     return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run)
 
@@ -105,17 +101,9 @@ def add_synthetic(name, x, y, dry_run=False):
 
 
 def find_data(name, data="auto", data_dir=None):
-    """Find the files of a data set, and render SYNTHETIC ones where they are wanted.
+    """Return the `Source` of "happy" or "signs", with SYNTHETIC files rendered where they are wanted.
 
-    Args:
-        name: "happy" or "signs".
-        data, data_dir: see `load_happy_dataset`.
-
-    Returns:
-        `Source`.
-
-    Raises:
-        InputError: the folder or a file that is needed is missing.
+    For `data`, `data_dir` and the errors see `load_happy_dataset`.
     """
     folder = DATASETS if data_dir is None else pathlib.Path(data_dir)
     names = f"train_{name}.h5", f"test_{name}.h5"

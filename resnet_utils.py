@@ -63,11 +63,8 @@ def identity_block(x, filters, kernel_size=3, name="identity"):
         kernel_size: int, side of the middle convolution's window, in pixels.
         name: str, prefix of the names of the block's layers.
 
-    Returns:
-        Tensor of the shape of `x`.
-
-    Raises:
-        ValueError: the channels of `x` are not `filters[2]`.
+    Returns: Tensor of the shape of `x`.
+    Raises ValueError: the channels of `x` are not `filters[2]`.
     """
     if x.shape[-1] != filters[2]:
         raise ValueError(
@@ -92,8 +89,7 @@ def convolutional_block(x, filters, kernel_size=3, strides=2, name="convolutiona
             2 halves height and width.
         name: str, prefix of the names of the block's layers.
 
-    Returns:
-        Tensor (batch, ceil(height / strides), ceil(width / strides), filters[2]).
+    Returns: Tensor (batch, ceil(height / strides), ceil(width / strides), filters[2]).
     """
     shortcut = conv_bn(x, filters[2], 1, name + "_0", strides=strides)
     x = bottleneck(x, filters, kernel_size, strides, name)
@@ -124,8 +120,7 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
         `keras.Model` from (batch, height, width, channels), values 0-255, to
         (batch, classes), probabilities.
 
-    Raises:
-        ValueError: `identity_blocks` is not four integers >= 0.
+    Raises ValueError: `identity_blocks` is not four integers >= 0.
     """
     if len(identity_blocks) != 4 or any(n != int(n) or n < 0 for n in identity_blocks):
         raise ValueError(

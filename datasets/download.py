@@ -29,8 +29,7 @@ ROW = r"\w[\w-]*\.h5\t[1-9]\d*\t[0-9a-f]{64}\t[0-9a-f]{40}\t\w[\w.-]*/\w[\w.-]*\
 def read_sources(path=SOURCES):
     """Return {file: {"size": bytes, "sha256": 64 hex digits, "addresses": list of https addresses}} from the table.
 
-    Raises:
-        ValueError: a row is malformed, or the mirrors of a file differ in size or SHA-256.
+    Raises ValueError: a row is malformed, or the mirrors of a file differ in size or SHA-256.
     """
     sources = {}
     header, *rows = Path(path).read_text(encoding="utf-8").splitlines()

@@ -123,8 +123,7 @@ def load_folder(folder):
         folder: path with one subfolder for each class, or with `train` and `test`,
             each with one subfolder for each class.
 
-    Returns:
-        train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
+    Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
 
     Raises:
         InputError: fewer than two classes, a class without training images, or a

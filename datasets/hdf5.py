@@ -34,8 +34,7 @@ def load_h5(path, part):
         x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, and the class names, a tuple
         of str if the file holds names (`datasets.pack` writes them), else int64 (k,).
 
-    Raises:
-        InputError: the file is not HDF5, a key is missing, or the arrays break the schema.
+    Raises InputError: the file is not HDF5, a key is missing, or the arrays break the schema.
     """
     keys = f"{part}_set_x", f"{part}_set_y", "list_classes"
     try:

@@ -24,12 +24,8 @@ def read_image(path, size, crop="center"):
             squeezed into a square; or (left, top, side) of a square, in pixels of the
             upright image.
 
-    Returns:
-        uint8 array (size, size, 3), RGB.
-
-    Raises:
-        InputError: the file is missing or cannot be read as an image, or the crop
-            reaches beyond it.
+    Returns: uint8 array (size, size, 3), RGB.
+    Raises InputError: the file is missing or cannot be read as an image, or the crop reaches beyond it.
     """
     path = pathlib.Path(path)
     expected = "expected an image (JPEG, PNG, WebP, TIFF, ...)"

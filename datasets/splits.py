@@ -12,8 +12,7 @@ def split_validation(x, y, seed, fraction=0.1):
         seed: int; the same seed gives the same split.
         fraction: share of each class that is split off, at least one image.
 
-    Returns:
-        train_x, train_y, validation_x, validation_y, each part in random order.
+    Returns: train_x, train_y, validation_x, validation_y, each part in random order.
     """
     order = np.random.default_rng(seed).permutation(len(y))
     in_validation = np.zeros(len(y), bool)

@@ -25,8 +25,7 @@ def replace_background(images, seed, share):
         seed: int64 tensor (2,).
         share: share of the images that are changed, 0 to 1.
 
-    Returns:
-        float32 tensor of the shape of `images`.
+    Returns: float32 tensor of the shape of `images`.
     """
     whole = tf.cast(images, tf.float32)
     if not share:
@@ -63,8 +62,7 @@ def random_affine(images, seed, *, flip=False, rotation=0.0, shift=0.0, zoom=0.0
         shift: largest shift in each direction, as a share of height and width.
         zoom: largest change of size, as a share.
 
-    Returns:
-        float32 tensor of the shape of `images`.
+    Returns: float32 tensor of the shape of `images`.
     """
     images = tf.cast(images, tf.float32)
     height, width = images.shape[1:3]
@@ -103,8 +101,7 @@ def color_jitter(images, seed, *, color=0.0, gray=0.0, tone=0.0, contrast=0.0, b
         brightness: largest change of the brightness, as a share of white.
         shadow: how strongly a smooth random pattern darkens and brightens parts of the image.
 
-    Returns:
-        float32 tensor of the shape of `images`, clipped to 0-255.
+    Returns: float32 tensor of the shape of `images`, clipped to 0-255.
     """
     height, width, channels = images.shape[1:]
     batch = tf.shape(images)[0]

@@ -57,8 +57,7 @@ def fit_temperature(logits, labels):
         logits: float array (m, k), of images that were not trained on.
         labels: int array (m,).
 
-    Returns:
-        float, 0.1 to 10; above 1, the network was overconfident.
+    Returns: float, 0.1 to 10; above 1, the network was overconfident.
     """
     m, k = logits.shape
     targets = np.full((m, k), 0.5 / k)
@@ -123,8 +122,7 @@ def plot_reliability(results, temperature, path, kind):
         temperature: float from `calibrate`.
         path, kind: as for `figures.save_figure`.
 
-    Returns:
-        dict with `temperature` and the expected calibration errors, `calibration_error_before` and `_after`.
+    Returns: dict with `temperature` and the expected calibration errors, `calibration_error_before` and `_after`.
     """
     labels, after, errors = results["labels"], results["probabilities"], []
     before = undo_temperature(after, temperature)

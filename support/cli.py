@@ -3,6 +3,7 @@
 import argparse
 import math
 import pathlib
+import re
 
 from support.errors import InputError
 from support.startup import supports_bfloat16
@@ -24,14 +25,10 @@ def integer(low, high=None):
     """Return an argparse type: integers from `low` to `high`, both included."""
 
     def convert(text):
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or number < low or (high is not None and number > high):
+        if not re.fullmatch(r"\s*[+-]?\d+\s*", text) or int(text) < low or (high is not None and int(text) > high):
             limits = f"of at least {low}" if high is None else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"expected an integer {limits}. Received: {text!r}")
-        return number
+        return int(text)
 
     return convert
 
@@ -60,27 +57,19 @@ def crop(text):
     """argparse type: "center", "stretch", or a square as three integers: left, top and side in pixels."""
     if text in ("center", "stretch"):
         return text
-    try:
-        left, top, side = map(int, text.split(","))
-    except ValueError:
-        side = 0
-    if side < 1 or left < 0 or top < 0:
+    if not re.fullmatch(r"\d+,\d+,0*[1-9]\d*", text):
         expected = "center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels"
         raise argparse.ArgumentTypeError(f"expected {expected}. Received: {text!r}")
-    return left, top, side
+    return tuple(map(int, text.split(",")))
 
 
 def weights_source(text):
     """argparse type: "random", "imagenet", or the path of a file that exists."""
-    if text in ("random", "imagenet"):
-        return text
     path = pathlib.Path(text)
-    if not path.is_file():
+    if text not in ("random", "imagenet") and not path.is_file():
         found = "which is not a file" if path.exists() else "which does not exist"
-        raise argparse.ArgumentTypeError(
-            f"expected random, imagenet or a file that exists. Received: {text!r}, {found}"
-        )
-    return path
+        raise argparse.ArgumentTypeError(f"expected random, imagenet or a file. Received: {text!r}, {found}")
+    return text if text in ("random", "imagenet") else path
 
 
 class ScriptParser(argparse.ArgumentParser):

@@ -24,12 +24,11 @@ class Stage(NamedTuple):
 class Curriculum:
     """The batches of a training in several stages (Bengio et al., "Curriculum Learning", 2009).
 
-    Each epoch has the same number of images, whatever stage it is in. A stage that has
-    more of them goes on with the rest in its next epoch, so each image is seen equally often.
+    Each epoch has the same number of images. A stage that has more of them goes on with the rest
+    in its next epoch, so each image is seen equally often.
 
     Args:
-        stages: list of `Stage`, in order. Each gets whole epochs by its share: at least
-            one if there are enough epochs, and perhaps none if there are fewer epochs than stages.
+        stages: list of `Stage`. Each gets whole epochs by its share, at least one if there are enough.
         epochs: int.
         batch_size: int; the last batch of an epoch may be smaller.
         seed: int, fixes the order and every augmentation.
@@ -43,21 +42,16 @@ class Curriculum:
         ends = np.rint(np.cumsum([stage.share for stage in stages]) / sum(stage.share for stage in stages) * epochs)
         if epochs >= len(stages):
             # Every stage ends at least one epoch after the one before, and leaves one for each that follows.
-            for index in range(len(stages)):
-                ends[index] = max(ends[index], ends[index - 1] + 1 if index else 1)
-            for index in reversed(range(len(stages) - 1)):
-                ends[index] = min(ends[index], ends[index + 1] - 1)
+            number = np.arange(len(stages))
+            ends = np.maximum.accumulate(np.maximum(ends - number, 1)) + number
+            ends = np.minimum(ends, epochs - number[::-1])
         self.stage_epochs = np.diff(ends, prepend=0).astype(int).tolist()
 
     @property
     def boundaries(self):
         """For each stage that has epochs its name, and its first and last epoch, counted from 1."""
         ends = np.cumsum(self.stage_epochs).tolist()
-        return [
-            (stage.name, end - count + 1, end)
-            for stage, count, end in zip(self.stages, self.stage_epochs, ends)
-            if count
-        ]
+        return [(stage.name, end - n + 1, end) for stage, n, end in zip(self.stages, self.stage_epochs, ends) if n]
 
     def __str__(self):
         stages = [f"{f'{first}-{last}' if first < last else first} {name}" for name, first, last in self.boundaries]
@@ -82,8 +76,7 @@ class Curriculum:
     def dataset(self, start_epoch=0):
         """Return the training set from an epoch on, counted from 0.
 
-        Returns:
-            `tf.data.Dataset` of (float32 images 0-255 (batch, height, width, 3), labels).
+        Returns: `tf.data.Dataset` of (float32 images 0-255 (batch, height, width, 3), labels).
         """
         import tensorflow as tf
 
@@ -95,7 +88,7 @@ class Curriculum:
             if skipped == self.stage_epochs[number]:
                 continue
             part = tf.data.Dataset.from_generator(self.batches, output_signature=signature, args=(number, skipped))
-            # Each batch has its own seed, so the result does not depend on which thread augments it, and when.
+            # Each batch has its own seed, so the result does not depend on the thread that augments it.
             part = part.map(_augmented_reader(stage), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             dataset = part if dataset is None else dataset.concatenate(part)
         return dataset.prefetch(tf.data.AUTOTUNE)

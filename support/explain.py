@@ -14,8 +14,7 @@ from PIL import Image
 def last_conv_layer(model):
     """Return the index of the last layer whose output (batch, height, width, channels) has several positions.
 
-    Raises:
-        ValueError: no layer has.
+    Raises ValueError: no layer has.
     """
     for index, layer in reversed(list(enumerate(model.layers))):
         shape = layer.output.shape
@@ -38,8 +37,7 @@ def grad_cam(model, image, label):
         image: uint8 array (size, size, 3).
         label: int, the class.
 
-    Returns:
-        float array (height, width) of the feature maps, 0 to 1; all 0 if nothing speaks for the class.
+    Returns: float array (height, width) of the feature maps, 0 to 1; all 0 if nothing speaks for the class.
     """
     index, head = last_conv_layer(model), model.layers[-1]
     maps = Model(model.inputs[0], model.layers[index].output)(tf.cast(image[None], tf.float32), training=False)

@@ -68,11 +68,8 @@ def export_model(model, formats, output_dir):
         formats: names from `FORMATS`.
         output_dir: folder for the results.
 
-    Returns:
-        dict from each format to the largest difference between probabilities.
-
-    Raises:
-        InputError: a package is missing, or the outputs differ; that result is not saved.
+    Returns: dict from each format to the largest difference between probabilities.
+    Raises InputError: a package is missing, or the outputs differ; that result is not saved.
     """
     for name in formats:
         for module, package in FORMATS[name][2].items():

@@ -19,8 +19,7 @@ def atomic_write(path, min_free_bytes=0):
         path: the file or folder to write.
         min_free_bytes: int; nothing is started unless the disk has this much room.
 
-    Raises:
-        InputError: it cannot be written.
+    Raises InputError: it cannot be written.
     """
     path = pathlib.Path(path)
     # The suffix stays last because many writers choose the format by it.

@@ -58,8 +58,7 @@ def thumbnails(grey, down=0, right=0):
         grey: float32 (n, height, width), 0-255.
         down, right: int from -MAX_SHIFT to MAX_SHIFT, the position of the window in pixels from the centre.
 
-    Returns:
-        float32 (n, cells + 1), rows of length 1.
+    Returns: float32 (n, cells + 1), rows of length 1.
     """
     n, height, width = len(grey), grey.shape[1] - 2 * MAX_SHIFT, grey.shape[2] - 2 * MAX_SHIFT
     top, left = MAX_SHIFT + down, MAX_SHIFT + right

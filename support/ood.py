@@ -27,8 +27,7 @@ def feature_bank(model, x, seed):
         x: uint8 array (m, height, width, 3), or `ImageFiles`.
         seed: int, fixes the sample.
 
-    Returns:
-        float16 array (min(m, BANK_SIZE), n).
+    Returns: float16 array (min(m, BANK_SIZE), n).
     """
     chosen = np.random.default_rng(seed).permutation(len(x))[:BANK_SIZE]
     return l2_normalize(features(model, x.take(np.sort(chosen), axis=0))).astype(np.float16)

@@ -33,8 +33,7 @@ def prepare_output_dir(output_dir, config=None, resume=False):
             is trained, so nothing is archived.
         resume: bool, the run continues from the checkpoint in the folder.
 
-    Returns:
-        `pathlib.Path` of the folder.
+    Returns: `pathlib.Path` of the folder.
 
     Raises:
         InputError: the folder cannot be created or written to, another run is

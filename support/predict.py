@@ -55,8 +55,7 @@ def load_trained_model(output_dir, script, class_names, network=None):
         The Keras model, and its metadata, a dict with `classes`, `data`, `dry_run`, `temperature`,
         `ood_threshold` and `feature_bank`, float16 (t, n); these two are None if the file has none.
 
-    Raises:
-        InputError: there is no model, or the file is damaged or holds something else.
+    Raises InputError: there is no model, or the file is damaged or holds something else.
     """
     path = pathlib.Path(output_dir) / "model.keras"
     if not os.path.exists(path):

@@ -34,8 +34,7 @@ def load_pretrained(model, source):
 
     `source` is "imagenet" or the path of a file, see the top of this module.
 
-    Raises:
-        InputError: the weights cannot be downloaded, or the file is damaged or of another network.
+    Raises InputError: the weights cannot be downloaded, or the file is damaged or of another network.
     """
     layers = _imagenet_layers(model) if source == "imagenet" else _stored_layers(pathlib.Path(source))
     loaded = load_weights_by_name(model, layers, source)
@@ -51,8 +50,7 @@ def load_weights_by_name(model, layers, source):
         layers: dict from layer names to lists of arrays.
         source: "imagenet" or the path of the file, for the messages.
 
-    Raises:
-        InputError: the layers are those of another network, or hold NaN or infinity.
+    Raises InputError: the layers are those of another network, or hold NaN or infinity.
     """
     expected = _shapes({layer.name: layer.weights for layer in model.layers})
     stored = _shapes(layers)

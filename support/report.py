@@ -41,8 +41,7 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
         train_x, test_x: uint8 (m, 64, 64, 3) and (t, 64, 64, 3), arrays or `ImageFiles`.
         command: sequence of str, the command line.
 
-    Raises:
-        InputError: there is no `metrics.json`, or the report cannot be written.
+    Raises InputError: there is no `metrics.json`, or the report cannot be written.
     """
     output_dir = pathlib.Path(output_dir)
     metrics = read_json(output_dir / "metrics.json")

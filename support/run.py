@@ -40,12 +40,10 @@ class Run:
 
     Attributes:
         folder: `pathlib.Path`, where the results go.
-        history: dict of lists, the metrics of every epoch so far.
         interrupted: bool, whether Ctrl-C ended the training.
         finished: bool, whether --resume found nothing left to do.
 
-    Raises:
-        InputError: the folder cannot be used, or --resume does not fit what is in it.
+    Raises InputError: the folder cannot be used, or --resume does not fit what is in it.
     """
 
     def __init__(self, script, args, data, device):
@@ -81,8 +79,7 @@ class Run:
             validation_data: `tf.data.Dataset` of (images, labels).
             start, end: the epochs to train, counted from 0; by default all.
 
-        Returns:
-            dict of lists, the history from the first epoch on.
+        Returns: dict of lists, the history from the first epoch on.
 
         Raises:
             KeyboardInterrupt: before the first epoch was finished.
@@ -159,8 +156,8 @@ class Run:
 
         Args:
             model: the trained Keras model; its last layer is divided by the temperature.
-            train_x: uint8 array (m, height, width, 3), or `ImageFiles`.
-            validation_x, validation_y: the validation split, labels as the loss wants them.
+            train_x, validation_x: uint8 arrays (m, height, width, 3), or `ImageFiles`.
+            validation_y: labels as the loss wants them.
         """
         # Gradients are noisy anyway, but a prediction in 16 bits would differ between one image and a batch.
         for layer in model.layers:
@@ -191,17 +188,12 @@ class Run:
         print(f"Saved {self.folder / 'history.csv'}")
 
     def finish(self, model, results, curriculum, train_x, synthetic=0):
-        """Save metrics, reliability diagram and report; return the exit code.
+        """Save metrics, reliability diagram and report; return the exit code: 130 if Ctrl-C ended the training.
 
         Args:
-            model: the trained Keras model.
-            results: dict from `cnn_utils.evaluate`.
-            curriculum: `Curriculum` of the training.
-            train_x: the training images without the validation split.
+            model, results: the trained Keras model, and the dict from `cnn_utils.evaluate`.
+            curriculum, train_x: what it was trained with; `train_x` is without the validation split.
             synthetic: int, the number of SYNTHETIC images beside photographs.
-
-        Returns:
-            int: 0, or 130 if Ctrl-C ended the training.
         """
         data, folder = self.data, self.folder
         reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)

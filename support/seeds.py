@@ -18,8 +18,7 @@ def run_seeds(args):
     Args:
         args: the parsed command line.
 
-    Returns:
-        int, exit code: 0, or that of the first run that failed.
+    Returns: int, exit code: 0, or that of the first run that failed.
     """
     accuracies = {}
     for seed in range(args.seed, args.seed + args.seeds):

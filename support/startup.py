@@ -54,8 +54,7 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=False, show=Fals
         show: bool; figures are opened in windows later, so a display is needed.
         rewrite_graph: bool; TensorFlow optimises the graphs it traces, before their first step.
 
-    Returns:
-        str, the device in words.
+    Returns: str, the device in words.
     """
     with quiet_startup():
         import tensorflow as tf

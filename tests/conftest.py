@@ -15,6 +15,7 @@ SHARED = pathlib.Path(os.environ.get("CNN_TEST_PHOTOS") or ROOT.parent / "shared
 REAL = {"happy": SHARED / "smile_faces", "signs": SHARED / "signs_photos"}
 
 sys.path.insert(0, str(ROOT))
+os.environ["MPLBACKEND"] = "agg"  # no windows, on machines with a display either
 
 
 def run_script(script, *arguments, cwd=None):

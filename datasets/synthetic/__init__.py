@@ -35,8 +35,7 @@ def render_images(name, count, seed, progress=""):
         seed: int >= 0.
         progress: str, text of the progress bar; no bar if it is empty.
 
-    Returns:
-        x (count, 64, 64, 3) uint8 RGB, y (count,) int64.
+    Returns: x (count, 64, 64, 3) uint8 RGB, y (count,) int64.
     """
     import multiprocessing
     import signal
@@ -80,11 +79,8 @@ def render_dataset(name, folder=None):
         folder: where the files are kept; None: this package's folder or, if it is
             read-only, a folder in the user's home.
 
-    Returns:
-        Two paths, train and test.
-
-    Raises:
-        InputError: a file cannot be written.
+    Returns: Two paths, train and test.
+    Raises InputError: a file cannot be written.
     """
     folder = writable_folder() if folder is None else pathlib.Path(folder)
     return tuple(_render_file(name, part, folder) for part in ("train", "test"))

@@ -45,28 +45,21 @@ def sample_person(rng):
     if melanin > 0.45:  # fair hair on dark skin is rare
         hair = HAIR_COLOURS[rng.choice([0, 1, 6], p=[0.7, 0.22, 0.08])]
     return {
-        "female": female,
-        "age": rng.beta(1.2, 2.0),  # 0 young, 1 old
-        "skin": skin,
+        "female": female, "age": rng.beta(1.2, 2.0), "skin": skin,  # age: 0 young, 1 old
         "hair_colour": np.array(hair) * np.exp(rng.normal(0, 0.15)),
-        "width": rng.normal(1.0 - 0.03 * female, 0.05),
-        "jaw": rng.normal(5.5 - 0.5 * female, 0.4),
-        "chin": rng.normal(0, 0.35),  # cm longer than average
-        "nose": rng.normal(0, 0.35),  # cm longer than average
+        "width": rng.normal(1.0 - 0.03 * female, 0.05), "jaw": rng.normal(5.5 - 0.5 * female, 0.4),
+        "chin": rng.normal(0, 0.35), "nose": rng.normal(0, 0.35),  # cm longer than average
         "nose_width": rng.normal(1.25 - 0.1 * female + 0.25 * (melanin > 0.5), 0.12),
         "nose_height": rng.normal(1.0 - 0.1 * female, 0.12),
-        "eye_gap": rng.normal(3.15, 0.12),  # cm from the middle to a pupil
-        "eye_size": rng.normal(1.1 + 0.06 * female, 0.08),
+        "eye_gap": rng.normal(3.15, 0.12), "eye_size": rng.normal(1.1 + 0.06 * female, 0.08),  # from middle to pupil
         "iris": (0.02, 0.012, 0.008) if melanin > 0.35 or rng.random() < 0.6 else (0.09, 0.12, 0.14),
-        "brow": rng.normal(1.0 - 0.35 * female, 0.22),  # thickness
-        "brow_height": rng.normal(2.0 + 0.2 * female, 0.2),
+        "brow": rng.normal(1.0 - 0.35 * female, 0.22), "brow_height": rng.normal(2.0 + 0.2 * female, 0.2),
         "socket": rng.normal(1.0 - 0.25 * female, 0.2),  # how deep the eyes lie
         "lips": rng.normal(1.0 + 0.1 * female + 0.2 * (melanin > 0.55), 0.15),
         "lipstick": rng.uniform(0.3, 1.0) if female and rng.random() < 0.5 else 0.0,
         "beard": (0.0, 0.0) if female else sample_beard(rng),
-        "glasses": sample_glasses(rng) if rng.random() < 0.13 else None,
-        "hair": sample_hair(female, rng),
-    }
+        "glasses": sample_glasses(rng) if rng.random() < 0.13 else None, "hair": sample_hair(female, rng),
+    }  # fmt: skip
 
 
 def sample_beard(rng):
@@ -91,16 +84,12 @@ def sample_hair(female, rng):
                  "buzz": (0.35, 0.3), "top": (2.6, 0.5), "bald": (0.0, 0.45)}[cut]  # fmt: skip
     fringe = rng.random() < 0.25 and cut in ("long", "bob", "short", "top")
     return {
-        "cut": cut,
-        "top": top * rng.uniform(0.8, 1.3),
-        "side": side * rng.uniform(0.8, 1.3),
+        "cut": cut, "top": top * rng.uniform(0.8, 1.3), "side": side * rng.uniform(0.8, 1.3),
         "front": rng.normal(7.0, 0.5) - (rng.uniform(1.5, 3.5) if fringe else 0),
-        "recession": max(rng.normal(0.03, 0.03), 0),
-        "lean": np.clip(rng.normal(0, 0.035), -0.07, 0.07),  # more hair on one side: a parting
+        "recession": max(rng.normal(0.03, 0.03), 0), "lean": np.clip(rng.normal(0, 0.035), -0.07, 0.07),
         "length": {"long": rng.uniform(14, 24), "bob": rng.uniform(8, 11)}.get(cut, 0.0),
-        "rough": rng.uniform(0.05, 0.35),
-        "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # size of the locks in rendered pixels
-    }
+        "rough": rng.uniform(0.05, 0.35), "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # locks in rendered pixels
+    }  # fmt: skip
 
 
 def sample_expression(smiling, rng):
@@ -123,17 +112,12 @@ def sample_smile(rng):
     strength = rng.uniform(0.75, 1.05)
     opening = {"grin": rng.uniform(0.9, 1.5), "laugh": rng.uniform(1.1, 2.3), "closed": 0.0}[kind]
     return {
-        "opening": opening * strength,
-        "half_width": 2.6 + 1.0 * strength - 0.1 * (kind == "laugh"),
+        "opening": opening * strength, "half_width": 2.6 + 1.0 * strength - 0.1 * (kind == "laugh"),
         "lift": (1.15 if kind == "closed" else 1.5) * strength + rng.normal(0, 0.1),
-        "teeth": rng.uniform(0.8, 1.0),  # cm that show, if there is room
-        "lip_scale": 0.8,  # stretched lips are thinner
-        "cheeks": strength * rng.uniform(0.75, 1.0),
-        "folds": strength * rng.uniform(0.6, 1.0),
-        "squint": strength * rng.uniform(0.1, 0.75),
-        "brow_raise": rng.normal(0.1, 0.25),
-        "frown": 0.0,
-    }
+        "teeth": rng.uniform(0.8, 1.0), "lip_scale": 0.8,  # cm that show; stretched lips are thinner
+        "cheeks": strength * rng.uniform(0.75, 1.0), "folds": strength * rng.uniform(0.6, 1.0),
+        "squint": strength * rng.uniform(0.1, 0.75), "brow_raise": rng.normal(0.1, 0.25), "frown": 0.0,
+    }  # fmt: skip
 
 
 def sample_other_expression(rng):
@@ -142,17 +126,14 @@ def sample_other_expression(rng):
     opening = {"round": rng.uniform(0.8, 2.2), "talking": rng.uniform(0.3, 1.2)}.get(kind, 0.0)
     narrower = {"round": rng.uniform(0.3, 0.8), "talking": rng.uniform(0.0, 0.4)}.get(kind, 0.0)
     return {
-        "opening": opening,
-        "half_width": rng.normal(2.5, 0.15) - narrower,
+        "opening": opening, "half_width": rng.normal(2.5, 0.15) - narrower,
         "lift": rng.normal(-0.08, 0.1) - (rng.uniform(0.2, 0.5) if kind == "sad" else 0),
         "teeth": rng.uniform(0.1, 0.8) if rng.random() < 0.35 else 0.0,
         "lip_scale": 0.45 if kind == "pressed" else 1.0,
-        "cheeks": max(rng.normal(0, 0.12), 0),
-        "folds": rng.uniform(0, 0.35),
+        "cheeks": max(rng.normal(0, 0.12), 0), "folds": rng.uniform(0, 0.35),
         "squint": rng.uniform(0.1, 0.75) if rng.random() < 0.4 else rng.uniform(-0.1, 0.2),
-        "brow_raise": rng.normal(0.1, 0.3),
-        "frown": rng.uniform(0, 0.8) if rng.random() < 0.3 else 0.0,
-    }
+        "brow_raise": rng.normal(0.1, 0.3), "frown": rng.uniform(0, 0.8) if rng.random() < 0.3 else 0.0,
+    }  # fmt: skip
 
 
 def sample_view(rng):
@@ -165,14 +146,12 @@ def sample_view(rng):
     width = rng.uniform(23, 29) if close else rng.uniform(32, 40)
     centre = rng.normal(0, 0.03) * width, rng.normal(0.0 if close else 0.1, 0.02) * width, 0.0
     return {
-        "width": width,  # cm from the left to the right edge of the image
-        "centre": np.array(centre),
+        "width": width, "centre": np.array(centre),  # cm from the left to the right edge of the image
         "yaw": np.clip(rng.normal(0, 11), -38, 38),
         "pitch": np.clip(rng.normal(1, 4.5), -12, 14),  # positive: chin down
         "roll": np.clip(rng.normal(0, 4), -12, 12),
-        "body_yaw": rng.normal(0, 12),
-        "build": rng.normal(1.0, 0.07),
-    }
+        "body_yaw": rng.normal(0, 12), "build": rng.normal(1.0, 0.07),
+    }  # fmt: skip
 
 
 def bump(u, v, centre, deviations):
@@ -445,8 +424,7 @@ def trace(distance, x, y, near, noise):
         near: float, a z in front of everything.
         noise: float32 (h, w), passed on to `distance`.
 
-    Returns:
-        (hit, points): bool (h, w), and scene points (3, N) of the hits.
+    Returns: (hit, points): bool (h, w), and scene points (3, N) of the hits.
     """
     coarse = np.stack([x[::2, ::2], y[::2, ::2], np.full_like(x[::2, ::2], near)])
     field = noise[::2, ::2].ravel()
@@ -544,11 +522,9 @@ def sample_clothes(rng):
     colour = np.array(CLOTH_COLOURS[rng.choice(len(CLOTH_COLOURS), p=CLOTH_WEIGHTS)])
     return {
         "kind": rng.choice(["crew", "v", "vest", "shirt"], p=[0.55, 0.15, 0.12, 0.18]),
-        "colour": colour * np.exp(rng.normal(0, 0.25)),
-        "collar": rng.uniform(5.6, 7.6),  # cm, how high it closes
-        "print": rng.random() < 0.25,
-        "stripes": rng.random() < 0.08,
-    }
+        "colour": colour * np.exp(rng.normal(0, 0.25)), "collar": rng.uniform(5.6, 7.6),  # cm, how high it closes
+        "print": rng.random() < 0.25, "stripes": rng.random() < 0.08,
+    }  # fmt: skip
 
 
 def cloth_mask(points, clothes):
@@ -758,8 +734,7 @@ def render_face(smiling, rng):
         smiling: int, 0 or 1.
         rng: numpy.random.Generator; the same state gives the same image.
 
-    Returns:
-        uint8 array (64, 64, 3), RGB.
+    Returns: uint8 array (64, 64, 3), RGB.
     """
     person, view, light = sample_person(rng), sample_view(rng), sample_light(rng)
     clothes, expression = sample_clothes(rng), sample_expression(smiling, rng)

@@ -460,8 +460,7 @@ def render_hand(digit, rng):
         digit: int, 0 to 5.
         rng: numpy.random.Generator; the same state gives the same image.
 
-    Returns:
-        uint8 array (64, 64, 3), RGB.
+    Returns: uint8 array (64, 64, 3), RGB.
     """
     width = rng.uniform(18, 28)  # of the image, at the distance of the hand
     scale = rendering.RENDER_SIZE / width

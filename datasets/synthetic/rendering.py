@@ -79,8 +79,7 @@ def cone_distance(points, cone):
         points: array (3, ...).
         cone: from `rounded_cone`; its arrays broadcast with `points`.
 
-    Returns:
-        (distance, t): t runs from 0 at the start of the axis to 1 at its end.
+    Returns: (distance, t): t runs from 0 at the start of the axis to 1 at its end.
     """
     start, direction, length, start_radius, slope, lean = cone
     relative = points - start
@@ -281,8 +280,7 @@ def photograph(image, rng):
     Args:
         image: float array (128, 128, 3), linear light, 1 = white paper.
 
-    Returns:
-        uint8 array (64, 64, 3), RGB.
+    Returns: uint8 array (64, 64, 3), RGB.
     """
     image = np.asarray(image, np.float32)
     sigma = rng.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
