@@ -46,7 +46,7 @@ def run(*arguments):
         printed = file.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command[1:])} ended with code {process.returncode}:\n{printed[-3000:]}")
-    print(f"  {' '.join(command[1:4])}: {seconds:.1f} s, {peak:.0f} MiB", flush=True)
+    print(f"  {' '.join(command[1:5])}: {seconds:.1f} s, {peak:.0f} MiB", flush=True)
     return printed, seconds, peak
 
 
@@ -77,8 +77,8 @@ def signs(args):
     yield row("signs_functional.py / course's recipe: time of the whole run", ours["seconds"] / course["seconds"])
     yield row("the same: test accuracy, difference", accuracy - 100 * course["accuracy"], unit="points")
     reached = ours["accuracy_by_epoch"] >= course["accuracy"][:, np.newaxis]
-    seconds = np.where(reached, ours["seconds_by_epoch"], np.inf).min(axis=1)
-    yield row("the same: training time to the course's accuracy", seconds / course["seconds_by_epoch"][:, -1])
+    shares = np.where(reached, ours["seconds_by_epoch"], np.inf).min(axis=1) / course["seconds_by_epoch"][:, -1]
+    yield row("the same: training time until the course's final accuracy / the course's training time", shares)
 
 
 def resnet(args):
@@ -102,7 +102,7 @@ def resnet(args):
 def pipeline(args):
     """Compare the input pipeline of signs_functional.py with its training step."""
     (case,) = measure(args.rounds, ("pipeline",))
-    yield row("signs_functional.py: input pipeline / training step", case["pipeline"] / case["training"])
+    yield row("signs_functional.py, images per second: input pipeline / training", case["pipeline"] / case["training"])
 
 
 def inference(args):
@@ -146,10 +146,10 @@ def growth(args):
             seconds.append(json.loads(pathlib.Path(place, "metrics.json").read_text())["train_seconds"])
     few, more, most = H5_COUNTS
     early, late = np.diff(seconds) / np.diff(H5_COUNTS)  # differences leave out the tracing of the first step
-    yield row(f"time per added image: {more:,} to {most:,} / {few:,} to {more:,}", [late / early])
+    yield row(f"signs_functional.py, time per added image: {more:,} to {most:,} / {few:,} to {more:,}", [late / early])
     added = (peaks[-1] - peaks[0]) / ((most - few) * x[0].nbytes / 2**20)
     note = f"{peaks[0]:.0f} and {peaks[-1]:.0f} MiB"
-    yield row(f"memory added from {few:,} to {most:,} images / their size", [added], note)
+    yield row(f"signs_functional.py, memory added from {few:,} to {most:,} images / their size", [added], note)
 
 
 def folder(args):
@@ -170,9 +170,9 @@ def folder(args):
     few, most = FILE_COUNTS
     arrays = (most - few) * x[0].nbytes / 2**20
     note = f"{peaks[0]:.0f} and {peaks[1]:.0f} MiB; {most - few:,} images as an array are {arrays:.0f} MiB"
-    yield row(f"{most:,} / {few:,} JPEG files: peak memory", [peaks[1] / peaks[0]], note)
+    yield row(f"signs_functional.py, {most:,} / {few:,} JPEG files: peak memory", [peaks[1] / peaks[0]], note)
     note = f"{seconds[0]:.0f} and {seconds[1]:.0f} s for one epoch, start-up included"
-    yield row(f"{most:,} / {few:,} JPEG files: time", [seconds[1] / seconds[0]], note)
+    yield row(f"signs_functional.py, {most:,} / {few:,} JPEG files: time", [seconds[1] / seconds[0]], note)
 
 
 PARTS = {part.__name__: part for part in (signs, resnet, pipeline, inference, memory, growth, folder)}
@@ -184,7 +184,7 @@ def main():
     add = parser.add_argument
     add("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
     add("--data-dir", type=existing_folder, required=True, metavar="FOLDER", help="where the two .h5 files are")
-    add("--rounds", type=integer(1), default=5, metavar="N", help="rounds of each comparison (default: 5)")
+    add("--rounds", type=integer(1), default=5, metavar="N", help="rounds, with seeds 1 to N (default: 5)")
     add("--json", type=pathlib.Path, default="outputs/benchmarks.json", metavar="FILE", help="(default: %(default)s)")
     args = parser.parse_args()
     for unknown in set(args.parts) - set(PARTS):

@@ -108,9 +108,7 @@ def time_steps(model, seed, build=True):
 
     x, y = random_images(STEPS * BATCH, seed)
     times = []
-    events = {
-        f"on_train_batch_{end}": lambda batch, logs: times.append(time.perf_counter()) for end in ("begin", "end")
-    }
+    events = {f"on_train_batch_{at}": lambda batch, logs: times.append(time.perf_counter()) for at in ("begin", "end")}
     building = elapsed(lambda: build_variables(model, y[:1])) if build else 0.0
     model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[keras.callbacks.LambdaCallback(**events)])
     return summary(np.diff(times)[::2], building)

@@ -57,10 +57,11 @@ def open_tiny_run(folder, *options):
     return utils.Run("tiny", args, data, "CPU")
 
 
-def tiny_run(folder, *options, stop=None):
+def tiny_run(folder, *options, first_phase=0, stop=None):
     """Train, evaluate and save a tiny network; return its run, the model and the exit code.
 
-    `stop`: a number of epochs and an exception, which ends the training after them.
+    `first_phase`: the number of epochs that train only the last layer, as with --weights.
+    `stop`: a number of epochs and the exception that ends the training after them.
     """
     import keras
 
@@ -72,15 +73,17 @@ def tiny_run(folder, *options, stop=None):
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
     train_y, validation_y, test_y = (utils.one_hot(y, 3) for y in (train_y, validation_y, data.test_y))
     layers = keras.layers
-    network = [layers.AveragePooling2D(8), layers.Flatten(), layers.Dropout(0.5), layers.Dense(3, activation="softmax")]
-    model = keras.Sequential([layers.Input((64, 64, 3)), layers.Rescaling(1 / 255), *network], name="tiny")
-    model.compile(keras.optimizers.Adam(args.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+    hidden = layers.Dense(8, activation="relu")
+    network = [layers.AveragePooling2D(8), layers.Flatten(), hidden, layers.Dropout(0.5)]
+    network = [layers.Input((64, 64, 3)), layers.Rescaling(1 / 255), *network, layers.Dense(3, activation="softmax")]
+    model = keras.Sequential(network, name="tiny")
     if stop:
-        fit = model.fit
+        fit, (stop_epoch, error) = model.fit, stop
 
         def stopped_fit(*arguments, **options):
-            fit(*arguments, **{**options, "epochs": stop[0]})
-            raise stop[1]
+            fit(*arguments, **{**options, "epochs": min(options["epochs"], stop_epoch)})
+            if options["epochs"] >= stop_epoch:
+                raise error
 
         model.fit = stopped_fit
 
@@ -89,7 +92,10 @@ def tiny_run(folder, *options, stop=None):
 
     stages = [utils.Stage(name, share, train_x, train_y, augment) for name, share in (("first", 1), ("second", 2))]
     curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, len(train_x))
-    run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+    for start, end in [(0, first_phase)] * bool(first_phase) + [(first_phase, args.epochs)]:
+        hidden.trainable = start == first_phase
+        model.compile(keras.optimizers.Adam(args.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), start, end)
     run.save_model(model, train_x, validation_x, validation_y)
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)
     return run, model, run.finish(model, results, curriculum, train_x, synthetic=5)

@@ -102,13 +102,13 @@ def test_metrics_json_holds_what_a_reader_needs(tmp_path):
         "synthetic_examples": 5,
         "validation_examples": 3,
         "test_examples": 9,
-        "parameters": 579,
+        "parameters": 1571,
         "temperature": run.temperature,
         "interrupted": False,
         "device": "CPU",
     }
     assert {key: metrics[key] for key in expected} == expected
-    assert metrics["train_seconds"] > 0 and model.count_params() == 579
+    assert metrics["train_seconds"] > 0 and model.count_params() == 1571
     low, high = metrics["test_accuracy_interval"]
     assert 0 <= low <= metrics["test_accuracy"] <= high <= 1 and metrics["test_loss"] > 0
     assert 0 <= metrics["calibration_error_after"] <= 1 and 0 <= metrics["calibration_error_before"] <= 1

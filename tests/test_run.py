@@ -63,6 +63,7 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
     assert keras.models.load_model(tmp_path / "model.keras").count_params() == metrics["parameters"]
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_script_comes_to_the_same_result():
     from benchmarks.resume import kill_and_resume
 
@@ -75,18 +76,19 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    return tiny_run(tmp_path_factory.mktemp("whole"), "--epochs", 6)
+def whole_runs(tmp_path_factory):
+    """Undisturbed runs of one phase and of two, by the number of epochs in the first."""
+    return {n: tiny_run(tmp_path_factory.mktemp("whole"), "--epochs", 6, first_phase=n) for n in (0, 3)}
 
 
-@pytest.mark.parametrize("epochs_done", range(1, 7))
-def test_a_resumed_training_comes_to_the_result_of_a_whole_one(whole_run, tmp_path, epochs_done):
-    """Stopped inside each stage and at its ends: weights, optimizer, dropout and history go on as they were."""
-    whole, expected, _ = whole_run
+# Stopped inside each of the two stages and phases, and at their ends.
+@pytest.mark.parametrize("first_phase, epochs_done", [(0, 1), (0, 2), (0, 4), (0, 6), (3, 1), (3, 3), (3, 5), (3, 6)])
+def test_a_resumed_training_comes_to_the_result_of_a_whole_one(whole_runs, tmp_path, first_phase, epochs_done):
+    whole, expected, _ = whole_runs[first_phase]
     with pytest.raises(Killed):
-        tiny_run(tmp_path, "--epochs", 6, stop=(epochs_done, Killed()))
-    assert os.listdir(tmp_path) == [CHECKPOINT] or sorted(os.listdir(tmp_path)) == [".lock", CHECKPOINT]
-    resumed, model, code = tiny_run(tmp_path, "--epochs", 6, "--resume")
+        tiny_run(tmp_path, "--epochs", 6, first_phase=first_phase, stop=(epochs_done, Killed()))
+    assert set(os.listdir(tmp_path)) - {".lock"} == {CHECKPOINT}
+    resumed, model, code = tiny_run(tmp_path, "--epochs", 6, "--resume", first_phase=first_phase)
     assert code == 0 and not (tmp_path / CHECKPOINT).exists()
     assert (tmp_path / "history.csv").read_text() == (whole.folder / "history.csv").read_text()
     for got, weights in zip(model.get_weights(), expected.get_weights(), strict=True):
@@ -121,7 +123,9 @@ def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_ha
     assert hash_of_weights(tmp_path) == hash_of_weights(deterministic_happy_run)
 
 
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
+@pytest.mark.parametrize(
+    "script", ["happy_sequential", "signs_functional", pytest.param("signs_resnet50", marks=pytest.mark.slow)]
+)
 def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run, tmp_path, script):
     first = deterministic_happy_run
     if script != "happy_sequential":

@@ -1,7 +1,4 @@
-"""The SYNTHETIC data sets: rendered once into .h5 files, which are read from then on.
-
-The files have the names, keys, types and numbers of images of the photographs, so the same loader reads both.
-"""
+"""The SYNTHETIC data sets, rendered once into .h5 files with the schema of the photographs."""
 
 import contextlib
 import hashlib
@@ -76,8 +73,7 @@ def render_dataset(name, folder=None):
 
     Args:
         name: "happy" or "signs".
-        folder: where the files are kept; None: this package's folder or, if it is
-            read-only, a folder in the user's home.
+        folder: where the files are kept; None: this package's folder or, if it is read-only, one in the user's home.
 
     Returns: Two paths, train and test.
     Raises InputError: a file cannot be written.
@@ -106,7 +102,9 @@ def _render_file(name, part, folder):
     module, _, classes, parts = RECIPES[name]
     count, seed = parts[part]
     path = folder / f"{part}_{name}.h5"
-    renderer = fingerprint(module)
+    # When the renderer's source code changes, the images are rendered again.
+    sources = [HERE / source for source in ("rendering.py", f"{module}.py", "__init__.py")]
+    renderer = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     with contextlib.suppress(OSError), h5py.File(path, "r") as file:
         if file.attrs.get("renderer") == renderer:
             return path
@@ -117,15 +115,7 @@ def _render_file(name, part, folder):
             file["list_classes"] = np.arange(classes)
             file.attrs["renderer"], file.attrs["data"] = renderer, "SYNTHETIC"
     except InputError as error:
+        expected = f"expected room for {x.nbytes:,} bytes; free some space, or use photographs with --data-dir"
         reason = str(error).rpartition("Received: ")[2]
-        raise InputError(
-            f"{path} cannot be written: expected room for {x.nbytes:,} bytes of synthetic images; free some space, or "
-            f"use photographs with --data-dir. Received: {reason}"
-        ) from None
+        raise InputError(f"{path} cannot be written: {expected}. Received: {reason}") from None
     return path
-
-
-def fingerprint(module):
-    """Return the SHA-256 of the renderer's source code: when it changes, the images are rendered again."""
-    sources = [HERE / name for name in ("rendering.py", f"{module}.py", "__init__.py")]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -1,8 +1,4 @@
-"""Render the SYNTHETIC data sets now; the scripts do the same when they need them.
-
-python -m datasets.synthetic [happy|signs]      render one set, or both
-python -m datasets.synthetic --sheet FOLDER     and save a sheet of sample images for each set
-"""
+"""Render the SYNTHETIC data sets now; the scripts do the same when they need them."""
 
 import argparse
 import pathlib
@@ -31,9 +27,7 @@ def save_sheet(train, path, columns=12, scale=2):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.synthetic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("python -m datasets.synthetic", description=__doc__)
     parser.add_argument("name", nargs="?", choices=sorted(RECIPES), help="the data set (default: both)")
     parser.add_argument("--sheet", type=pathlib.Path, metavar="FOLDER", help="save a sheet of each set's images")
     args = parser.parse_args(argv)

@@ -328,8 +328,7 @@ def paint_glasses(albedo, u, v, glasses, rng):
     bar = (np.abs(v - 0.4) < 0.25) & ((a < 1.2) | (a > 3.3 + half_width))
     colour = (0.02, 0.02, 0.02) if rng.random() < 0.7 else (0.25, 0.2, 0.13)
     paint(albedo, dark * lens, (0.012, 0.012, 0.014))
-    reflection = 0.25 * rng.random() * lens * smoothstep(-0.6, 0.9, x + y)
-    paint(albedo, reflection, (0.5, 0.52, 0.55))
+    paint(albedo, 0.25 * rng.random() * lens * smoothstep(-0.6, 0.9, x + y), (0.5, 0.52, 0.55))  # reflection
     paint(albedo, np.maximum(ring, bar), colour)
 
 
@@ -371,8 +370,7 @@ def skin_distance(points, person, expression):
     nose_cone = rendering.rounded_cone(NOSE_ROOT, tip, np.float32(0.55), np.float32(0.95))
     nose, _ = rendering.cone_distance(points, nose_cone)
     ear = ellipsoid_distance(mirrored(points), (7.4 * width, -1.2, -0.9), (0.9, 3.1, 1.8))
-    skin = smooth_union(skull, jaw, 2.0)
-    skin = smooth_union(skin, nose, 1.1)
+    skin = smooth_union(smooth_union(skull, jaw, 2.0), nose, 1.1)
     return skull, smooth_union(skin, ear, 0.8)
 
 
@@ -383,8 +381,8 @@ def hair_distance(points, skull, hair, ragged):
     """
     x, y, z = points
     # Height of the hairline, from the nape past the ear to the forehead.
-    front = hair["front"]
-    line = np.interp(z, (-5, -2.5, 0.5, 3.0, 5.5, 8.0), (-7.5, -3.5, -0.5, 2.0, 4.8, front)).astype(np.float32)
+    heights = (-7.5, -3.5, -0.5, 2.0, 4.8, hair["front"])
+    line = np.interp(z, (-5, -2.5, 0.5, 3.0, 5.5, 8.0), heights).astype(np.float32)
     line = line + hair["recession"] * x * x * smoothstep(2, 6, z)
     thickness = hair["side"] + (hair["top"] - hair["side"]) * smoothstep(3.0, 9.5, y)
     thickness = thickness * (1 + np.float32(hair["lean"]) * x) + ragged * np.float32(hair["rough"])
@@ -418,13 +416,8 @@ def window(x, y, low_x, high_x, low_y, high_y):
 def trace(distance, x, y, near, noise):
     """Find the surface that each pixel of a window sees, first at half, then at full resolution.
 
-    Args:
-        distance: function (points (3, N), noise (N,)) -> (N,), cm.
-        x, y: float32 (h, w), scene coordinates of the pixels.
-        near: float, a z in front of everything.
-        noise: float32 (h, w), passed on to `distance`.
-
-    Returns: (hit, points): bool (h, w), and scene points (3, N) of the hits.
+    `distance(points (3, N), noise (N,))` is in cm; `x`, `y` and `noise` are float32 (h, w); `near` is a z in front of
+    everything. Returns hit, bool (h, w), and the scene points (3, N) of the hits.
     """
     coarse = np.stack([x[::2, ::2], y[::2, ::2], np.full_like(x[::2, ::2], near)])
     field = noise[::2, ::2].ravel()
@@ -447,15 +440,10 @@ def trace(distance, x, y, near, noise):
 
 
 def trace_head(x, y, person, expression, view, ragged):
-    """Find the smooth head and its hair in a window of the image.
+    """Find the smooth head and its hair in a window of the image: (hit, points, normal, hairiness, z).
 
-    Args:
-        x, y: float32 (h, w), scene coordinates of the pixels.
-        ragged: float32 (h, w), roughens the hair.
-
-    Returns:
-        (hit, points, normal, hairiness, z): bool (h, w), and for the N hits points and unit normals (3, N) in
-        the axes of the head, the share of hair (N,), and z in the scene (N,), cm.
+    `x`, `y` and `ragged`, which roughens the hair, are float32 (h, w). Returns bool (h, w), and for the N hits points
+    and unit normals (3, N) in the axes of the head, the share of hair (N,), and z in the scene (N,), cm.
     """
     turn = head_rotation(view)
     centre = view["centre"].astype(np.float32)
@@ -585,13 +573,9 @@ def sample_light(rng):
 
 
 def received_light(normal, light, shadow, occlusion):
-    """Light that falls on a surface, array (3, N), for unit normals (3, N).
-
-    Args:
-        shadow, occlusion: arrays (N,), shares of the key light and of the ambient light that arrive.
-    """
-    names = "fill", "sky", "ground", "key", "back"
-    fill, sky, ground, key, back = (np.float32(light[name])[:, None] for name in names)
+    """Light (3, N) on unit normals (3, N); `shadow`, `occlusion` (N,): shares of key and ambient light that arrive."""
+    lights = (np.float32(light[name])[:, None] for name in ("fill", "sky", "ground", "key", "back"))
+    fill, sky, ground, key, back = lights
     up = 0.5 + 0.5 * normal[1]
     ambient = fill * (0.15 + 0.85 * np.maximum(normal[2], 0)) + sky * up**1.5 + ground * (1 - up)
     key = key * rendering.skin_diffuse(normal, light["key_direction"], 0.8)
@@ -621,8 +605,7 @@ def render_garden(rng):
     image = np.empty((3, *x.shape), np.float32)
     image[:] = (rng.uniform(0.6, 1.3) * sun * np.array([1.0, 0.98, 0.92]))[:, None, None]
     lawn = smoothstep(0.0, 1.6, coarse + 0.3 * fine + rng.normal(0, 1.0) * x - rng.uniform(-0.3, 1.2))
-    grass = np.float32([0.6, 0.52, 0.32])[:, None, None] * (1 + 0.2 * fine)
-    paint(image, 0.85 * lawn, grass)
+    paint(image, 0.85 * lawn, np.float32([0.6, 0.52, 0.32])[:, None, None] * (1 + 0.2 * fine))
     if rng.random() < 0.75:
         fence = smoothstep(0.03, 0.0, np.abs(height - 0.02) - rng.uniform(0.06, 0.12))
         boards = 1 + 0.25 * np.sin(x * rng.uniform(30, 70)) + 0.25 * middle
@@ -693,8 +676,7 @@ def develop(image, rng):
     toe = rng.uniform(0.0, 0.025)  # light below this turns black
     image = image * image / (image + np.float32(toe) + np.float32(1e-6))
     grey = image.mean(axis=0) + np.float32(0.003)
-    detail = np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.25, 0.6)
-    image = image * detail
+    image = image * np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.25, 0.6)
     grey = image.mean(axis=0)
     return np.maximum(grey + rng.uniform(0.95, 1.3) * (image - grey), 0)
 
@@ -706,8 +688,7 @@ def shade_body(points, normal, fields, person, clothes, light, rng):
     """
     shadow, occlusion, fine, wrinkles = fields
     covered = cloth_mask(points, clothes)
-    skin = np.float32(person["skin"])[:, None]
-    albedo = np.where(covered, cloth_albedo(points, fine, clothes, rng), skin)
+    albedo = np.where(covered, cloth_albedo(points, fine, clothes, rng), np.float32(person["skin"])[:, None])
     normal[0] += 0.15 * covered * wrinkles
     return albedo * received_light(unit(normal), light, shadow, occlusion)
 

@@ -43,11 +43,8 @@ EXTENDED = {0: (), 1: FINGERS[:1], 2: FINGERS[:2], 3: FINGERS[:2], 4: FINGERS, 5
 def finger_joints(base, lengths, abduction, flexions):
     """Positions (4, 3) of a finger's joints and tip, and the directions (3, 3) that its palm sides face.
 
-    Args:
-        base: (3,), the knuckle.
-        lengths: three bone lengths.
-        abduction: angle towards the side of the thumb, in the plane of the palm.
-        flexions: three angles by which the joints bend towards the palm.
+    `base` (3,) is the knuckle, `lengths` are those of the three bones, `abduction` is the angle towards the side of
+    the thumb, in the plane of the palm, and `flexions` are three angles by which the joints bend towards the palm.
     """
     forward = np.array([np.sin(np.radians(abduction)), np.cos(np.radians(abduction)), 0])
     joints, palmar = [np.asarray(base, float)], []
@@ -89,11 +86,8 @@ def sample_finger_angles(digit, rng):
         if name in EXTENDED[digit]:
             if digit in (2, 3):  # a V: the two fingers lean apart
                 abduction = (1 + 22 * spread, -13 * spread)[i]
-            flexions = [
-                rng.normal(4 + 2 * stiffness, 5),
-                4 + 5 * stiffness + abs(rng.normal(0, 4)),
-                3 + 3 * stiffness + abs(rng.normal(0, 3)),
-            ]
+            first, second, third = rng.normal(0, (5, 4, 3))
+            flexions = [4 + 2 * stiffness + first, 4 + 5 * stiffness + abs(second), 3 + 3 * stiffness + abs(third)]
         elif digit == 0:  # the four fingers arch towards the thumb
             abduction = (3, 0, -3, -5)[i]
             flexions = [38 + 25 * grip, 52 + 24 * grip, 24 + 16 * grip]
@@ -116,8 +110,7 @@ def sample_thumb_joints(digit, fingers, rng):
     root = np.array(THUMB_ROOT)
     lengths = np.array(THUMB_BONES) * rng.normal(1, 0.04)
     if digit in (3, 5):  # open, away from the palm
-        angle = rng.uniform(14, 58)
-        height = rng.uniform(0.1, 0.5)
+        angle, height = rng.uniform(14, 58), rng.uniform(0.1, 0.5)
         joints = [root]
         for length in lengths:
             side = np.radians(angle)
@@ -128,8 +121,7 @@ def sample_thumb_joints(digit, fingers, rng):
     index, middle, ring, _ = fingers
     if digit == 0:  # the tip meets the tips of the first two fingers
         first = rng.normal([0.35, 0.62, 0.70], 0.06)
-        target = index[3] + (middle[3] - index[3]) * rng.uniform(0, 0.6) + rng.normal(0, 0.3, 3)
-        target = target + (0, -0.9, -0.3)
+        target = index[3] + (middle[3] - index[3]) * rng.uniform(0, 0.6) + rng.normal(0, 0.3, 3) + (0, -0.9, -0.3)
         pole = np.array([0.3, -0.7, 0.6])
     elif digit == 4:  # across the palm, at most to the root of the ring finger
         first = rng.normal([0.38, 0.78, 0.50], 0.06)
@@ -138,8 +130,7 @@ def sample_thumb_joints(digit, fingers, rng):
     else:  # over the curled fingers
         first = rng.normal([0.40, 0.74, 0.52], 0.06)
         over = (middle, ring)[digit - 1] if rng.random() < 0.7 else ring
-        target = over[1] + (over[2] - over[1]) * rng.uniform(0.2, 0.9)
-        target = target + np.array([0, -0.3, 1.5])
+        target = over[1] + (over[2] - over[1]) * rng.uniform(0.2, 0.9) + (0, -0.3, 1.5)
         pole = np.array([0.5, -0.2, 0.8])
     knuckle = root + lengths[0] * unit(first)
     joint, tip = inverse_kinematics(knuckle, target, lengths[1:], pole)
@@ -152,9 +143,7 @@ def palm_bones(fingers, palm_sides, thumb, width):
     for i, joints in enumerate(fingers):  # from the wrist to the knuckles
         bones.append(Bone((1.1 * width - 0.75 * i, 0.4, 0), joints[0], 1.35, 1.05, 0.9, "palm", OUT))
     # The pad at the roots of the fingers, from each finger to the next.
-    roots = [
-        joints[0] + 0.22 * (joints[1] - joints[0]) + 0.15 * palmar[0] for joints, palmar in zip(fingers, palm_sides)
-    ]
+    roots = [one + 0.22 * (two - one) + 0.15 * palmar[0] for (one, two, *_), palmar in zip(fingers, palm_sides)]
     for one, other in zip(roots, roots[1:]):
         bones.append(Bone(one, other, 0.8, 0.8, 0.5, "palm", OUT))
     ball = thumb[0] + 0.85 * (thumb[1] - thumb[0])
@@ -258,12 +247,10 @@ def stack_field(bones, name):
 
 
 def candidate_bones(bones, width):
-    """Find the bones that each pixel may see, for tiles of pixels at once.
+    """Find the bones that each pixel may see, for tiles of pixels at once: (pixels, slots).
 
-    Returns:
-        (pixels, slots): `pixels` (n,) are flat indices of the pixels that may see any bone, those with the most
-        bones first; `slots` is a list of int arrays: slots[k][i] is bone k of pixel i, for the pixels that have
-        more than k (the first in `pixels`).
+    `pixels` (n,) are flat indices of the pixels that may see any bone, those with the most bones first; `slots` is a
+    list of int arrays: slots[k][i] is bone k of pixel i, for the pixels that have more than k (the first in `pixels`).
     """
     tile = 4  # pixels; smaller tiles cost more tests, larger ones keep more bones
     size = rendering.RENDER_SIZE
@@ -289,11 +276,9 @@ def candidate_bones(bones, width):
 
 
 def distance_function(bones, slots):
-    """The signed distance function of the hand.
+    """Two functions of points (3, n): the signed distance (n,) to the hand, and the nearest bone.
 
-    Returns:
-        (distance, nearest): distance(points (3, n)) -> (n,); nearest(points) -> for each point the index of the
-        nearest bone and the position t along it.
+    The second returns for each point the index of the nearest bone and the position t along it.
     """
     cone = rendering.rounded_cone(*(stack_field(bones, name) for name in Bone._fields[:4]))
     blends = stack_field(bones, "blend")
@@ -328,7 +313,7 @@ def sample_skin_tone(rng):
     pigment = rng.beta(2.0, 2.8) * 2
     low = min(int(pigment), 1)
     back = np.exp(tones[low] + (tones[low + 1] - tones[low]) * (pigment - low))
-    back = back * np.exp(rng.normal(0, [0.03, 0.04, 0.05]))
+    back *= np.exp(rng.normal(0, [0.03, 0.04, 0.05]))
     palm = back ** (1 - 0.28 * pigment / 2) * (1.06, 0.98, 0.96)  # palms tan little
     return back, palm
 
@@ -336,12 +321,9 @@ def sample_skin_tone(rng):
 def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
     """Albedo of the skin, array (3, n), linear, and the share of it that is nail, (n,).
 
-    Args:
-        bone, t: (n,), index of the nearest bone and the position along it.
-        position: (3, n), in the axes of the palm.
-        normal: (3, n), in the axes of the camera.
-        out: (3,), the direction that the palm faces, in the axes of the camera.
-        noise: (2, n), random fields, coarse and fine, standard deviation 1.
+    `bone`, `t` (n,): index of the nearest bone and the position along it; `position` (3, n): in the axes of the palm;
+    `normal` (3, n) and `out` (3,), the direction that the palm faces: in the axes of the camera; `noise` (2, n):
+    random fields, coarse and fine, standard deviation 1.
     """
 
     def part_is(*names):
@@ -416,12 +398,10 @@ def wall_shadow(mask, light, scale, rng):
 
 
 def visible_surface(bones, width):
-    """What the camera sees of the hand, for the n pixels that may see any of it.
+    """What the camera sees of the hand: (pixels, points, normal, bone, t, coverage).
 
-    Returns:
-        (pixels, points, normal, bone, t, coverage): flat indices (n,); points and unit normals (3, n) on the
-        surface; the index of the nearest bone and the position along it, (n,); the share of the pixel that is
-        hand, (n,).
+    These are flat indices (n,) of the pixels that may see any of it; points and unit normals (3, n) on the surface;
+    the index of the nearest bone and the position along it, (n,); the share of the pixel that is hand, (n,).
     """
     size = rendering.RENDER_SIZE
     pixels, slots = candidate_bones(bones, width)

@@ -4,15 +4,10 @@ A scene is a signed distance function: for each point it returns the distance to
 negative inside. `sphere_trace` finds the surface that each pixel sees, `surface_normals` its orientation,
 and `photograph` turns the light it sends to the camera into a small, noisy 8-bit image.
 
-Conventions, unless a docstring says otherwise:
-
-    points, vectors   arrays (3, ...): with the component first, x, y and z are each contiguous in memory,
-                      which is several times faster
-    axes              x to the right, y up, z towards the camera
-    camera            looks along -z from far away (parallel rays)
-    images            (height, width) or (height, width, 3), row 0 at the top
-    light             linear: twice the value is twice the light
-    rng               numpy.random.Generator, the only source of randomness
+Conventions, unless a docstring says otherwise: x points to the right, y up, z towards the camera, which looks along
+-z from far away (parallel rays). Points and vectors are arrays (3, ...): x, y and z are each contiguous in memory,
+which is several times faster. Images are (height, width) or (height, width, 3), row 0 at the top. Light is linear:
+twice the value is twice the light. `rng` is a numpy.random.Generator, the only source of randomness.
 """
 
 import numpy as np
@@ -44,22 +39,14 @@ def rotation(axis, angle):
 
 
 def pixel_grid(width, size=RENDER_SIZE):
-    """x and y of the pixel centres, two float32 arrays (size, size).
-
-    `width` is the width of the image in scene units; (0, 0) is the centre of the image.
-    """
+    """x and y of the pixel centres, float32 (size, size); (0, 0) is the centre; `width` is that of the image."""
     axis = ((np.arange(size) + 0.5) / size - 0.5) * width
     x, y = np.meshgrid(axis, -axis)
     return x.astype(np.float32), y.astype(np.float32)
 
 
 def rounded_cone(start, end, start_radius, end_radius):
-    """Prepare a rounded cone, the convex hull of two spheres, for `cone_distance`.
-
-    Args:
-        start, end: float arrays (3, ...), the centres of the spheres.
-        start_radius, end_radius: floats or arrays (...).
-    """
+    """Prepare a rounded cone, the convex hull of two spheres, for `cone_distance`: centres (3, ...), radii (...)."""
     axis = end - start
     length = np.sqrt(dot(axis, axis)) + np.float32(1e-6)
     # Beyond a slope of 1 one sphere contains the other and there is no cone.
@@ -69,24 +56,17 @@ def rounded_cone(start, end, start_radius, end_radius):
 
 
 def cone_distance(points, cone):
-    """Signed distance to a rounded cone, and the position of the nearest point along its axis.
+    """Signed distance of `points` (3, ...) to a `rounded_cone`, and the position t of the nearest point on its axis.
 
-    The solid is swept by a sphere whose radius changes linearly, so the distance is the minimum over t of
-    |point - centre(t)| - radius(t); setting the derivative to zero gives t in closed form.
-    (Inigo Quilez, "Distance functions", describes the same solid.)
-
-    Args:
-        points: array (3, ...).
-        cone: from `rounded_cone`; its arrays broadcast with `points`.
-
-    Returns: (distance, t): t runs from 0 at the start of the axis to 1 at its end.
+    The solid is swept by a sphere whose radius changes linearly, so the distance is the minimum over t (0 at the
+    start of the axis, 1 at its end) of |point - centre(t)| - radius(t); setting the derivative to zero gives t in
+    closed form. (Inigo Quilez, "Distance functions", describes the same solid.)
     """
     start, direction, length, start_radius, slope, lean = cone
     relative = points - start
     along = dot(relative, direction)
     across_squared = np.maximum(dot(relative, relative) - along * along, 0)
-    nearest = along + np.sqrt(across_squared) * lean
-    nearest = np.minimum(np.maximum(nearest, 0), length)
+    nearest = np.minimum(np.maximum(along + np.sqrt(across_squared) * lean, 0), length)
     beyond = along - nearest
     distance = np.sqrt(across_squared + beyond * beyond) - start_radius + slope * nearest
     return distance, nearest / length
@@ -117,20 +97,12 @@ def smooth_union(a, b, radius):
 
 
 def sphere_trace(distance, points, steps=16, tolerance=0.02):
-    """March from `points` along -z, away from the camera, to the first surface.
+    """March from `points` (3, ...) along -z; return where the rays end (3, ...), and whether they hit a surface (...).
 
-    Each step is as long as the distance to the nearest surface, because nothing can lie in between
-    (John C. Hart, "Sphere tracing", The Visual Computer, 1996).
-
-    Args:
-        distance: function, array (3, ...) -> array (...).
-        points: float32 array (3, ...), one start per ray, in front of everything.
-        steps: int; rays that graze a surface need many.
-        tolerance: float, scene units, about half a rendered pixel: a surface within it counts as hit.
-
-    Returns:
-        (points, hit): where the rays ended, and whether that is on a surface.
-        A ray that misses ends where it came closest to one.
+    Each step is as long as `distance(points)` (...) to the nearest surface, because nothing can lie in between
+    (John C. Hart, "Sphere tracing", The Visual Computer, 1996). Rays start in front of everything; those that graze a
+    surface need many steps, and those that miss end where they came closest. `tolerance`, in scene units, is about
+    half a rendered pixel.
     """
     points = points.copy()
     nearest = np.full(points.shape[1:], np.inf, np.float32)
@@ -149,8 +121,7 @@ def sphere_trace(distance, points, steps=16, tolerance=0.02):
 def surface_normals(distance, points, step=0.05):
     """Unit normals (3, ...): the gradient of the distance at `points` (3, ...).
 
-    Differences over the four corners of a tetrahedron of size `step` (scene units) need a third fewer
-    evaluations than differences along three axes.
+    The four corners of a tetrahedron (`step`: scene units) need a third fewer evaluations than three axes.
     """
     normal = np.zeros_like(points)
     for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):
@@ -160,10 +131,7 @@ def surface_normals(distance, points, step=0.05):
 
 
 def smooth_noise(rng, scale, size=RENDER_SIZE):
-    """Random field (size, size) with mean 0 and standard deviation 1.
-
-    `scale` is the size of its blotches in rendered pixels, at least 1.
-    """
+    """Random field (size, size), mean 0, standard deviation 1, with blotches of `scale` >= 1 rendered pixels."""
     # Interpolating a coarse lattice costs a tenth of blurring a field of full size.
     cells = max(int(np.ceil(size / scale)) + 3, 5)
     lattice = rng.standard_normal((cells, cells)).astype(np.float32)
@@ -189,12 +157,8 @@ def skin_diffuse(normal, light, softness=1.0):
     """Diffuse reflection of one lamp by skin, array (3, ...): red, green, blue.
 
     Light scatters under the skin, red light farthest, so the edge of the shaded side is soft and warm.
-    Extending the cosine law past 90 degrees, most for red, imitates this at no cost.
-
-    Args:
-        normal: array (3, ...), unit vectors.
-        light: three numbers, the unit vector towards the lamp.
-        softness: float, 0 for hard light and 1 for a large window.
+    Extending the cosine law past 90 degrees, most for red, imitates this at no cost. `normal` (3, ...) and `light`,
+    towards the lamp, are unit vectors; `softness` is 0 for hard light and 1 for a large window.
     """
     cosine = dot(normal, light)
     wrap = [0.15 + 0.30 * softness, 0.08 + 0.25 * softness, 0.05 + 0.22 * softness]
@@ -210,10 +174,8 @@ def specular_highlight(normal, light, sharpness):
 def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
     """Share of the ambient light that reaches each pixel: little in creases, which lie deeper than their surroundings.
 
-    Args:
-        height: float array (height, width), towards the camera, in rendered pixels; the background must be
-            deep but finite.
-        scales: floats, sizes of the surroundings in rendered pixels.
+    `height` (height, width) is towards the camera, with a deep but finite background; `scales` are the sizes of the
+    surroundings; both are in rendered pixels.
     """
     # Clipping keeps distant surfaces from counting more than near ones.
     depths = [np.clip(blur(height, scale) - height, 0, 2 * scale) / scale for scale in scales]
@@ -223,13 +185,9 @@ def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
 def self_shadow(height, light, reach=24, softness=2.0):
     """Share of a lamp's light that is not blocked by nearer parts of the scene.
 
-    Follows the ray to the lamp over the height field and looks for something higher than the ray.
-
-    Args:
-        height: float array (height, width), in rendered pixels.
-        light: unit vector towards the lamp, with a positive z.
-        reach: int, length of the ray in rendered pixels.
-        softness: float, width of the shadow's edge in rendered pixels.
+    Follows the ray to the lamp over the height field and looks for something higher than the ray. `light` is the unit
+    vector towards the lamp, with a positive z. `height` (height, width), `reach`, the length of the ray, and
+    `softness`, the width of the shadow's edge, are in rendered pixels.
     """
     sideways = np.hypot(light[0], light[1])
     if sideways < 1e-3:
@@ -240,8 +198,7 @@ def self_shadow(height, light, reach=24, softness=2.0):
     for walked in np.geomspace(2, reach, 9):
         dx = int(round(walked * light[0] / sideways)) + reach
         dy = int(round(-walked * light[1] / sideways)) + reach
-        neighbour = padded[dy : dy + rows, dx : dx + columns]
-        above = neighbour - height - walked * light[2] / sideways
+        above = padded[dy : dy + rows, dx : dx + columns] - height - walked * light[2] / sideways
         blocked = np.maximum(blocked, np.clip(above / (softness + 0.15 * walked), 0, 1))
     return 1 - blocked
 
@@ -259,28 +216,21 @@ def blur(image, sigma):
 
 
 def cast_shadow(mask, shift, sigma):
-    """Soft shadow, 0 to 1, of a silhouette on a wall behind it.
+    """Soft shadow, 0 to 1, on a wall behind an object; `mask` (height, width) is 1 where the object is.
 
-    Args:
-        mask: float array (height, width), 1 where the object is.
-        shift: (dx, dy) from the object to its shadow, in rendered pixels, y up.
-        sigma: float, the blur in rendered pixels.
+    `shift` (dx, dy), from the object to its shadow, y up, and `sigma`, the blur, are in rendered pixels.
     """
     dx, dy = int(round(shift[0])), int(round(-shift[1]))
     reach = max(abs(dx), abs(dy), 1)
     padded = np.pad(mask, reach, mode="edge")  # an object that leaves the image continues outside
     rows, columns = mask.shape
-    moved = padded[reach - dy : reach - dy + rows, reach - dx : reach - dx + columns]
-    return blur(moved, sigma)
+    return blur(padded[reach - dy : reach - dy + rows, reach - dx : reach - dx + columns], sigma)
 
 
 def photograph(image, rng):
     """Simulate a phone camera: focus, exposure, white balance, tone curve, colour resolution, noise.
 
-    Args:
-        image: float array (128, 128, 3), linear light, 1 = white paper.
-
-    Returns: uint8 array (64, 64, 3), RGB.
+    `image` (128, 128, 3) is linear light, 1 = white paper; returns uint8 (64, 64, 3), RGB.
     """
     image = np.asarray(image, np.float32)
     sigma = rng.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
