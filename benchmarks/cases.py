@@ -121,10 +121,11 @@ def resnet(seed, setup):
     import keras
 
     from resnet_utils import ResNet50
+    from support.fused_adam import Adam
 
-    model = ResNet50()
+    model, optimizer = ResNet50(), Adam if setup == "script" else keras.optimizers.Adam
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 900, warmup_steps=100, warmup_target=1e-3)
-    model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+    model.compile(optimizer(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
     return time_steps(model, seed, build=setup == "script")
 
 

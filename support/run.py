@@ -86,13 +86,13 @@ class Run:
             InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
         """
         end = curriculum.epochs if end is None else end
+        build_variables(model, curriculum.stages[0].y[:1])  # first, or Keras would not restore the optimizer's state
         if self.checkpoint:
             self._restore(model)
         if self.epochs_done >= end:  # killed after the training; Keras's own last step of `fit` may be missing
             model.optimizer.finalize_variable_values(model.trainable_variables)
             return self.history
         self.checkpoint = None
-        build_variables(model, curriculum.stages[0].y[:1])
         if start == 0:
             print(f"\n{curriculum}")
         if self.epochs_done > start:
