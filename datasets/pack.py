@@ -41,12 +41,8 @@ def pack(parts, class_names, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.pack",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m datasets.pack", description=__doc__, formatter_class=raw)
     parser.add_argument("folder", metavar="FOLDER", help="folder with one subfolder for each class")
     parser.add_argument("output", type=pathlib.Path, metavar="OUT.h5", help="file to write")
     args = parser.parse_args()

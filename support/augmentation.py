@@ -22,10 +22,7 @@ def replace_background(images, seed, share):
 
     Args:
         images: (batch, height, width, 3), 0-255, each a hand in front of a plain wall.
-        seed: int64 tensor (2,).
         share: share of the images that are changed, 0 to 1.
-
-    Returns: float32 tensor of the shape of `images`.
     """
     whole = tf.cast(images, tf.float32)
     if not share:
@@ -55,14 +52,10 @@ def random_affine(images, seed, *, flip=False, rotation=0.0, shift=0.0, zoom=0.0
     """Mirror, rotate, shift and zoom in one resampling; the edge pixels are repeated beyond the edge.
 
     Args:
-        images: (batch, height, width, 3), 0-255.
-        seed: int64 tensor (2,).
         flip: bool, mirror half of the images, left to right.
         rotation: largest angle to either side, in degrees.
         shift: largest shift in each direction, as a share of height and width.
         zoom: largest change of size, as a share.
-
-    Returns: float32 tensor of the shape of `images`.
     """
     images = tf.cast(images, tf.float32)
     height, width = images.shape[1:3]
@@ -92,16 +85,12 @@ def color_jitter(images, seed, *, color=0.0, gray=0.0, tone=0.0, contrast=0.0, b
     """Change colour and light as other people, lamps, cameras and rooms would.
 
     Args:
-        images: (batch, height, width, 3), 0-255.
-        seed: int64 tensor (2,).
         color: largest change of each channel, as a share; saturation changes by up to twice as much.
         gray: share of the images that lose all colour.
         tone: largest change of the midtones, as a share of their distance from black and white, at most 1.
         contrast: largest change of the contrast, as a share.
         brightness: largest change of the brightness, as a share of white.
         shadow: how strongly a smooth random pattern darkens and brightens parts of the image.
-
-    Returns: float32 tensor of the shape of `images`, clipped to 0-255.
     """
     height, width, channels = images.shape[1:]
     batch = tf.shape(images)[0]

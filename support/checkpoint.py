@@ -11,12 +11,9 @@ CHECKPOINT = "checkpoint.weights.h5"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Add each epoch to the history and save all that is needed to continue after it.
+    """Add each epoch to the history, a dict of lists, and save all that is needed to continue after it.
 
-    Args:
-        path: the file.
-        config: dict, JSON-serialisable, the run's settings.
-        history: dict of lists, which grows by each epoch's metrics.
+    `config` is the run's settings, a JSON-serialisable dict.
     """
 
     def __init__(self, path, config, history):

@@ -1,6 +1,7 @@
 """The command line that the three scripts share. Nothing heavy is imported, so --help answers at once."""
 
 import argparse
+import contextlib
 import math
 import pathlib
 import re
@@ -35,13 +36,11 @@ def integer(low, high=None):
 
 def positive_number(text):
     """argparse type: finite numbers above 0."""
-    try:
+    with contextlib.suppress(ValueError):
         number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"expected a number above 0. Received: {text!r}")
-    return number
+        if math.isfinite(number) and number > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number above 0. Received: {text!r}")
 
 
 def existing_folder(text):

@@ -1,6 +1,7 @@
 """Batches: those of a training in several stages, shuffled and augmented, and those of an evaluation."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,19 +90,15 @@ class Curriculum:
                 continue
             part = tf.data.Dataset.from_generator(self.batches, output_signature=signature, args=(number, skipped))
             # Each batch has its own seed, so the result does not depend on the thread that augments it.
-            part = part.map(_augmented_reader(stage), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            part = part.map(partial(_read_augmented, stage), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             dataset = part if dataset is None else dataset.concatenate(part)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _augmented_reader(stage):
-    """Return a function from indices and seed to the augmented images and their labels."""
-
-    def read(indices, seed):
-        images, labels = _read_batch(stage.x, stage.y, indices)
-        return stage.augment(images, seed), labels
-
-    return read
+def _read_augmented(stage, indices, seed):
+    """Return the augmented images and their labels."""
+    images, labels = _read_batch(stage.x, stage.y, indices)
+    return stage.augment(images, seed), labels
 
 
 def _read_batch(x, y, indices):

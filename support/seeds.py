@@ -13,10 +13,8 @@ from support.files import read_json, write_json
 def run_seeds(args):
     """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
 
-    Each run is a process of its own, so its result is that of the single command with that seed.
-
-    Args:
-        args: the parsed command line.
+    Each run is a process of its own, so its result is that of the single command with that seed. `args` is the
+    parsed command line.
 
     Returns: int, exit code: 0, or that of the first run that failed.
     """
@@ -40,10 +38,8 @@ def run_seeds(args):
     spread = ""
     if len(accuracies) > 1:
         low, high = summary["mean_interval"]
-        spread = (
-            f", standard deviation {summary['standard_deviation']:.2%}, 95 % interval of the mean {low:.2%} to "
-            f"{high:.2%}"
-        )
+        deviation = summary["standard_deviation"]
+        spread = f", standard deviation {deviation:.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
     print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
     write_json(summary, args.output_dir / "seeds.json")
     return 0

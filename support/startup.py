@@ -13,8 +13,7 @@ NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
 def quiet_startup():
     """Keep TensorFlow's C++ start-up messages off standard error.
 
-    They go straight to file descriptor 2 before any log level is read, so the
-    descriptor itself is redirected. If the import fails, they are printed.
+    They go straight to file descriptor 2, so the descriptor is redirected. If the import fails, they are printed.
     """
     import tempfile  # here, because --help need not pay for it
 
