@@ -74,10 +74,9 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
     """Load Happy House: is the person smiling?
 
     Args:
-        data: "real": the photographs must be there; "synthetic": SYNTHETIC images,
-            rendered if necessary; "auto": real if both files are there, synthetic if neither is.
-        data_dir: folder of the two .h5 files, or of subfolders with images of your own;
-            None: `datasets/` beside this file, whatever the working directory is.
+        data: "real": the photographs must be there; "synthetic": SYNTHETIC images, rendered if necessary;
+            "auto": real if both files are there, synthetic if neither is.
+        data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
         dry_run: bool, only a few images of each class.
 
     Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
@@ -96,7 +95,7 @@ def add_synthetic(name, x, y, dry_run=False):
     synthetic_x, synthetic_y, _ = load_h5(render_dataset(name)[0], "train")
     if dry_run:
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
-    print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic: none)")
+    print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic adds none)")
     return np.concatenate([x, synthetic_x]), np.concatenate([y, synthetic_y])
 
 
@@ -122,16 +121,14 @@ def find_data(name, data="auto", data_dir=None):
             return Source("folder", folder, folder)
         filled = [place for place in (folder, *(folder / sub for sub in subfolders(folder))) if images_in(place)]
         if filled and data != "real":
-            raise InputError(
-                f"{folder} must hold {names[0]} and {names[1]}, or one subfolder of images for each class, at least "
-                "two, or such subfolders in `train`; for SYNTHETIC images give --data synthetic. "
-                f"Received: images in {', '.join(map(str, filled[:3]))} only"
-            )
+            expected = f"{names[0]} and {names[1]}, or one subfolder of images for each class, at least two"
+            advice = "The subfolders may also be in `train`; for SYNTHETIC images give --data synthetic"
+            found = ", ".join(map(str, filled[:3]))
+            raise InputError(f"{folder} must hold {expected}. {advice}. Received: images in {found} only")
     if data == "real" or len(missing) == 1:
-        raise InputError(
-            f"{' and '.join(missing)} missing: a data set is a training and a test file, both in one folder. "
-            f"Get them with `python -m datasets.download {name}`, or use --data synthetic. Received: {folder}"
-        )
+        expected = f"{' and '.join(missing)} missing: a data set is a training file and a test file in one folder"
+        advice = f"Get them with `python -m datasets.download {name}`, or use --data synthetic"
+        raise InputError(f"{expected}. {advice}. Received: {folder}")
     return Source("synthetic", *render_dataset(name), f", because neither {names[0]} nor {names[1]} is in {folder}")
 
 
@@ -205,10 +202,9 @@ def evaluate(model, x, y, class_names):
         class_names: the k class names.
 
     Returns:
-        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval,
-        [low, high]), `probabilities` (m, k), `labels` (m,), `predictions` (m,),
-        `confusion` (k, k) int, rows = true class, and `precision` and `recall`
-        (k,), NaN for a class that was never predicted or never there.
+        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `probabilities` (m, k),
+        `labels` (m,), `predictions` (m,), `confusion` (k, k) int, rows = true class, and `precision` and `recall` (k,),
+        NaN for a class that was never predicted or never there.
     """
     import keras
     from scipy.stats import binomtest
@@ -221,22 +217,19 @@ def evaluate(model, x, y, class_names):
     np.add.at(confusion, (labels, predictions), 1)
     correct, count = int(np.trace(confusion)), len(labels)
     # Wilson's interval stays inside 0-1 and holds for accuracies near 1 (Brown, Cai and DasGupta, 2001).
-    interval = binomtest(correct, count).proportion_ci(0.95, method="wilson")
+    low, high = binomtest(correct, count).proportion_ci(0.95, method="wilson")
     with np.errstate(invalid="ignore"):
         precision = np.diag(confusion) / confusion.sum(axis=0)
         recall = np.diag(confusion) / confusion.sum(axis=1)
 
     print(f"\nTest loss:     {loss:.4f}")
-    print(
-        f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {interval.low:.2%} to "
-        f"{interval.high:.2%})\n"
-    )
+    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})\n")
     width = max(5, *map(len, class_names))
     print(f"  {'class':<{width}}  precision  recall  images")
     for name, p, r, images in zip(class_names, precision, recall, confusion.sum(axis=1)):
         p, r = ("-" if math.isnan(value) else f"{value:.1%}" for value in (p, r))
         print(f"  {name:<{width}}  {p:>9}  {r:>6}  {images:>6}")
-    scores = {"loss": loss, "accuracy": correct / count, "interval": [interval.low, interval.high]}
+    scores = {"loss": loss, "accuracy": correct / count, "interval": [low, high]}
     arrays = {"probabilities": probabilities, "labels": labels, "predictions": predictions, "confusion": confusion}
     return {**scores, **arrays, "precision": precision, "recall": recall}
 

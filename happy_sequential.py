@@ -20,7 +20,7 @@ def build_model(classes=2):
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
-    # Four times, height and width are halved, from 64 to 4. The smaller maps leave time for a second convolution,
+    # Height and width are halved four times, from 64 to 4. The smaller maps leave time for a second convolution,
     # which combines what the first one found.
     for name, filters, pool in (
         ("1", 16, True), ("2", 32, True), ("3a", 64, False), ("3b", 64, True), ("4a", 128, False), ("4b", 128, True)
@@ -44,7 +44,7 @@ def build_model(classes=2):
 
 
 def augment(images, seed):
-    """Vary images while a smile stays a smile: mirrored, rotated, shifted, in other light."""
+    """Vary images so that a smile stays a smile: mirror, rotate, shift, zoom and relight them."""
     from support.augmentation import color_jitter, random_affine
 
     images = random_affine(images, seed, flip=True, rotation=15, shift=0.08, zoom=0.15)
@@ -89,7 +89,7 @@ def main():
     # 4. Build and compile the model, print its summary.
     model = build_model(len(data.class_names))
     model.summary()
-    #    First other people in other light, of whom a few hundred photographs show few; then the set's own images.
+    #    A few hundred photographs show few people and little variety of light, so SYNTHETIC faces come first.
     stages = [utils.Stage("own images only", 70, train_x, train_y, augment)]
     if mix:
         stages.insert(0, utils.Stage("SYNTHETIC images added", 60, mixed_x, mixed_y, augment))

@@ -6,18 +6,17 @@ first block, and the stem's pooling has no padding.
 
     input -> stem -> stage 2 -> stage 3 -> stage 4 -> stage 5 -> average pooling -> softmax
 
-Every layer with weights, except the last, has its name from `keras.applications.ResNet50` (`conv3_block1_0_conv` is
+Every layer with weights has its name from `keras.applications.ResNet50` (`conv3_block1_0_conv` is
 the shortcut of the first block of stage 3), so weights can be loaded by name.
 """
 
 from keras import Model, layers
 
-# Added to the variance in batch normalisation. The published ImageNet weights were trained
-# with this value, and would give other activations with another one.
+# Added to the variance in batch normalisation. The published ImageNet weights were trained with this value.
 EPSILON = 1.001e-5
 
-# Keras's 0.99 averages over some 100 steps, three epochs of a thousand images; while the
-# weights still change fast, validation would use statistics of a network that is gone.
+# Keras's 0.99 averages over some 100 steps, three epochs of a thousand images; while the weights still change fast,
+# validation would use statistics of a network that is gone.
 MOMENTUM = 0.9
 
 
@@ -39,10 +38,9 @@ def conv_bn(x, filters, kernel_size, name, strides=1, padding="valid", gamma="on
 def bottleneck(x, filters, kernel_size, strides, name):
     """Conv-BN-ReLU, Conv-BN-ReLU, Conv-BN: what both kinds of block compute beside their shortcut.
 
-    1x1 kernels reduce the channels, kernel_size x kernel_size works on the few that are left, 1x1
-    restores them. The last batch normalisation starts with scale 0, so every block starts as its
-    shortcut, and the deep network trains like a shallow one at first (Goyal et al., "Accurate,
-    Large Minibatch SGD", 2017, section 5.1).
+    1x1 kernels reduce the channels, kernel_size x kernel_size works on the few that are left, 1x1 restores them. The
+    last batch normalisation starts with scale 0, so every block starts as its shortcut, and the deep network trains
+    like a shallow one at first (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1).
     """
     reduced, middle, restored = filters
     x = conv_bn(x, reduced, 1, name + "_1", strides=strides)
@@ -56,8 +54,7 @@ def identity_block(x, filters, kernel_size=3, name="identity"):
     """Residual block whose shortcut is its input, unchanged.
 
     Args:
-        x: tensor (batch, height, width, channels); channels must equal `filters[2]`,
-            or the two paths cannot be added.
+        x: tensor (batch, height, width, channels); channels must equal `filters[2]`, or the paths cannot be added.
         filters: three ints, the channels of the three convolutions.
         kernel_size: int, side of the middle convolution's window, in pixels.
         name: str, prefix of the names of the block's layers.
@@ -66,11 +63,9 @@ def identity_block(x, filters, kernel_size=3, name="identity"):
     Raises ValueError: the channels of `x` are not `filters[2]`.
     """
     if x.shape[-1] != filters[2]:
-        raise ValueError(
-            f"An identity block adds its input to its output, so both need the same channels: give it an input with "
-            f"{filters[2]} channels, or use convolutional_block, whose shortcut changes them. "
-            f"Received: an input with {x.shape[-1]} channels."
-        )
+        expected = "An identity block adds its input to its output, so both must have the same number of channels"
+        advice = f"give it {filters[2]}, or use convolutional_block, whose shortcut changes their number"
+        raise ValueError(f"{expected}: {advice}. Received: an input with {x.shape[-1]} channels")
     shortcut = x
     x = bottleneck(x, filters, kernel_size, 1, name)
     x = layers.Add(name=name + "_add")([shortcut, x])
@@ -84,8 +79,7 @@ def convolutional_block(x, filters, kernel_size=3, strides=2, name="convolutiona
         x: tensor (batch, height, width, channels).
         filters: three ints, the channels of the three convolutions.
         kernel_size: int, side of the middle convolution's window, in pixels.
-        strides: int, stride of the first convolution and of the shortcut, in pixels:
-            2 halves height and width.
+        strides: int, stride of the first convolution and of the shortcut, in pixels: 2 halves height and width.
         name: str, prefix of the names of the block's layers.
 
     Returns: Tensor (batch, ceil(height / strides), ceil(width / strides), filters[2]).
@@ -108,24 +102,17 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
     """ResNet-50, from raw pixels to class probabilities.
 
     Args:
-        input_shape: (height, width, channels) of the images, in pixels; at least 37
-            high and wide, so that something is left to pool.
+        input_shape: (height, width, channels) of the images, in pixels; height and width must be at least 37.
         classes: int, number of classes.
-        identity_blocks: four ints, how many identity blocks follow the convolutional
-            block in stages 2, 3, 4 and 5. (2, 3, 5, 2) makes the 50 layers with
-            weights of the paper; (2, 3, 5, 3) makes 53.
+        identity_blocks: four ints, how many identity blocks follow the convolutional block in stages 2, 3, 4 and 5.
+            (2, 3, 5, 2) makes the 50 layers with weights of the paper; (2, 3, 5, 3) makes 53.
 
-    Returns:
-        `keras.Model` from (batch, height, width, channels), values 0-255, to
-        (batch, classes), probabilities.
-
+    Returns: `keras.Model` from (batch, height, width, channels), values 0-255, to probabilities (batch, classes).
     Raises ValueError: `identity_blocks` is not four integers >= 0.
     """
     if len(identity_blocks) != 4 or any(n != int(n) or n < 0 for n in identity_blocks):
-        raise ValueError(
-            "identity_blocks must be four integers >= 0, one for each of the stages 2, 3, 4 and 5, as in "
-            f"(2, 3, 5, 2). Received: {identity_blocks}"
-        )
+        expected = "identity_blocks must be four integers >= 0, one for each of the stages 2, 3, 4 and 5: (2, 3, 5, 2)"
+        raise ValueError(f"{expected}. Received: {identity_blocks}")
     stage2, stage3, stage4, stage5 = identity_blocks
     inputs = layers.Input(input_shape, name="pixels")
     # Normalisation is the first layer, so a photo cannot be prepared differently from the training set.
@@ -137,7 +124,7 @@ def ResNet50(input_shape=(64, 64, 3), classes=6, identity_blocks=(2, 3, 5, 2)):
     x = layers.ReLU(name="conv1_relu")(x)
     x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
 
-    # Stages 2 to 5: each halves the size, except the first, which the stem has already shrunk.
+    # Stages 2 to 5: each halves the size, except stage 2, because the stem has already shrunk the image.
     x = stage(x, (64, 64, 256), stage2, strides=1, name="conv2")
     x = stage(x, (128, 128, 512), stage3, strides=2, name="conv3")
     x = stage(x, (256, 256, 1024), stage4, strides=2, name="conv4")

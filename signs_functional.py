@@ -23,7 +23,7 @@ def build_model(classes=6):
 
     inputs = layers.Input((64, 64, 3), name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(inputs)
-    # Four times, height and width are halved, from 64 to 4, and the number of features grows.
+    # Height and width are halved four times, from 64 to 4, and the number of features grows.
     for number, filters in enumerate((24, 48, 96, 128), 1):
         # The batch normalisation adds a bias of its own.
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}")(x)

@@ -28,7 +28,7 @@ from datasets.images import read_image
 from support.cli import ROOT, integer
 from support.errors import InputError, require, run_main
 
-# The program of a reader's process. The modules that guide the changes must be imported under atheris's eyes.
+# The program of a reader's process. atheris must instrument the modules that guide it while they are imported.
 PROGRAM = """
 import sys, atheris
 guides = ["support.errors", "support.files", "datasets.hdf5", "datasets.images", "datasets.folders", "PIL"]

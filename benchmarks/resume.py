@@ -1,9 +1,9 @@
-"""Kill trainings at random moments, resume them, and compare the result with that of an undisturbed run.
+"""Kill training runs at random moments, resume them, and compare the result with that of an undisturbed run.
 
     python -m benchmarks.resume                                      20 kills of signs_functional.py
     python -m benchmarks.resume --script happy_sequential --kills 5
 
-Each training gets SIGKILL, which no program can catch, at a random moment, start-up included, and is resumed until
+Each run gets SIGKILL, which no program can catch, at a random moment, start-up included, and is resumed until
 it ends. Its weights and its history.csv must then equal those of the undisturbed run to the last bit.
 """
 
@@ -28,7 +28,7 @@ DATASETS = {"happy_sequential": "happy", "signs_functional": "signs", "signs_res
 
 
 def train(script, data, output, epochs, timeout=None):
-    """Train, or resume; return the weights and history.csv, or None if the training was killed."""
+    """Train, or resume; return the weights and history.csv, or None if the run was killed."""
     command = [sys.executable, ROOT / f"{script}.py", "--data-dir", data, "--epochs", str(epochs)]
     command += ["--deterministic", "--resume", "--output-dir", output]
     try:
@@ -46,9 +46,9 @@ def train(script, data, output, epochs, timeout=None):
 
 
 def kill_and_resume(script, kills, epochs=8, count=20, seed=0):
-    """Kill and resume trainings on `count` SYNTHETIC images of each class.
+    """Kill and resume training runs on `count` SYNTHETIC images of each class.
 
-    Returns the numbers of kills, of trainings that ended, and of those whose result equals the undisturbed one's.
+    Returns the numbers of kills, of runs that ended, and of those whose result equals the undisturbed one's.
     """
     rng = random.Random(seed)
     killed = finished = same = 0

@@ -127,7 +127,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser("python -m datasets.download", description="Download the photographs.")
     parser.add_argument("set", nargs="?", choices=("happy", "signs"), help="the set to download (default: both)")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, default=FOLDER, help="folder (default: %(default)s)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=20, help="longest silence (default: 20)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=20, help="longest wait (default: 20)")
     args = parser.parse_args(argv)
     if not 0 < args.timeout <= 3600:  # the operating system refuses years with an obscure error
         parser.error(f"--timeout must be > 0 and at most 3600 seconds. Received: {args.timeout:g}")

@@ -6,9 +6,8 @@
     my_images/train/cat/*.jpg        or you provide both sets
     my_images/test/cat/*.jpg
 
-As in `keras.utils.image_dataset_from_directory`, the names of the subfolders are the classes,
-in alphabetical order. The images stay on disk and are read when needed, so memory does not
-grow with the folder.
+As in `keras.utils.image_dataset_from_directory`, the names of the subfolders are the classes, in alphabetical order.
+The images stay on disk and are read when needed, so memory does not grow with the folder.
 """
 
 import concurrent.futures
@@ -54,11 +53,8 @@ class ImageFiles:
         """Read one image, or those of a slice, a mask or an array of indices."""
         if isinstance(index, (int, np.integer)):
             return read_image(self.paths[index], IMAGE_SHAPE[0])
-        chosen = self.paths[index]
-        images = np.empty((len(chosen), *IMAGE_SHAPE), np.uint8)
-        for number, path in enumerate(chosen):
-            images[number] = read_image(path, IMAGE_SHAPE[0])
-        return images
+        images = [read_image(path, IMAGE_SHAPE[0]) for path in self.paths[index]]
+        return np.array(images, np.uint8).reshape(-1, *IMAGE_SHAPE)
 
     def take(self, indices, axis=0):
         """Return a subset, as NumPy's `take` does, without reading any file."""
@@ -119,15 +115,10 @@ def names_sha256(folder, *parts):
 def load_folder(folder):
     """Load images of your own.
 
-    Args:
-        folder: path with one subfolder for each class, or with `train` and `test`,
-            each with one subfolder for each class.
+    `folder` has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
 
     Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
-
-    Raises:
-        InputError: fewer than two classes, a class without training images, or a
-            class in `test` that `train` lacks.
+    Raises InputError: fewer than two classes, too few images of one, or a class in `test` that `train` lacks.
     """
     folder = pathlib.Path(folder)
     by_name = {name.lower(): folder / name for name in subfolders(folder)}
@@ -143,7 +134,7 @@ def load_folder(folder):
     counts = np.bincount(train_y, minlength=len(classes))
     if counts.min() < least:
         few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
-        expected = f"Each class in {train} needs at least {least} readable images, and should have a hundred"
+        expected = f"Each class in {train} needs at least {least} readable images, better a few hundred"
         raise InputError(f"{expected}. Received: {few}")
     if test:
         unknown = sorted(set(subfolders(test)) - set(classes))

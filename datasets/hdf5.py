@@ -24,16 +24,14 @@ def load_h5(path, part):
     """Read one file of the course's schema.
 
     Args:
-        path: the HDF5 file, with the keys `<part>_set_x` (m, 64, 64, 3) uint8, or
-            other numbers from 0 to 255, or fractions from 0 to 1,
-            `<part>_set_y` integers of shape (m,), (1, m) or (m, 1),
-            and `list_classes` (k,), integers or byte strings.
+        path: the HDF5 file, with the keys `<part>_set_x` (m, 64, 64, 3), uint8, or other numbers from 0 to 255, or
+            fractions from 0 to 1; `<part>_set_y`, integers of shape (m,), (1, m) or (m, 1); and `list_classes` (k,),
+            integers or byte strings.
         part: "train" or "test".
 
     Returns:
-        x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, and the class names, a tuple
-        of str if the file holds names (`datasets.pack` writes them), else int64 (k,).
-
+        x (m, 64, 64, 3) uint8, y (m,) int64 in 0..k-1, and the class names, a tuple of str if the file holds names
+        (`datasets.pack` writes them), else int64 (k,).
     Raises InputError: the file is not HDF5, a key is missing, or the arrays break the schema.
     """
     keys = f"{part}_set_x", f"{part}_set_y", "list_classes"
@@ -135,11 +133,8 @@ def _labels_and_classes(y, classes, names, count, keys, path):
     listed = np.ravel(classes)
     try:
         classes = listed.astype(np.int64)  # byte strings such as b"3" as well
-        if (
-            len(set(classes)) < len(classes)
-            or not len(classes)
-            or (listed.dtype.kind == "f" and any(listed != classes))
-        ):
+        whole = listed.dtype.kind != "f" or (listed == classes).all()
+        if not (whole and 0 < len(set(classes)) == len(classes)):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         expected = f"list_classes in {path} must hold different integers, at least one"

@@ -20,9 +20,8 @@ def read_image(path, size, crop="center"):
     Args:
         path: file in any format that Pillow reads; the first of several frames is used.
         size: int, side of the result in pixels.
-        crop: "center": the largest square in the middle; "stretch": the whole image,
-            squeezed into a square; or (left, top, side) of a square, in pixels of the
-            upright image.
+        crop: "center": the largest square in the middle; "stretch": the whole image, squeezed into a square; or
+            (left, top, side) of a square, in pixels of the upright image.
 
     Returns: uint8 array (size, size, 3), RGB.
     Raises InputError: the file is missing or cannot be read as an image, or the crop reaches beyond it.
@@ -41,10 +40,8 @@ def read_image(path, size, crop="center"):
                 image = ImageOps.exif_transpose(image)
             box = _crop_box(image.size, crop)
             if box is None:
-                raise InputError(
-                    f"{path}: expected a --crop that lies within the image of {image.width} x {image.height} pixels. "
-                    f"Received: {','.join(map(str, crop))}"
-                )
+                wanted = f"expected a --crop that lies within the image of {image.width} x {image.height} pixels"
+                raise InputError(f"{path}: {wanted}. Received: {','.join(map(str, crop))}")
             return np.asarray(_scale(image, box, size))
     except InputError:
         raise

@@ -23,8 +23,7 @@ def pack(parts, class_names, path):
     """Write images and labels as a file that `datasets.hdf5.load_h5` reads.
 
     Args:
-        parts: dict with "train", "test" or both: x, `ImageFiles` or uint8 array
-            (m, 64, 64, 3), read in chunks, and y (m,) int.
+        parts: dict with "train", "test" or both: x, `ImageFiles` or uint8 array (m, 64, 64, 3), and y (m,) int.
         class_names: stored as the attribute `names` of `list_classes`.
         path: file to write.
     """

@@ -1,10 +1,9 @@
 """Random changes that leave the label true, for a batch of images at a time.
 
-Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor (2,),
-and returns float32 images of the same shape, every image changed differently. The seed alone
-decides how, so batches can be augmented in several threads and a run can still be repeated.
-Keras's own layers hold a generator, which binds them to one thread, and resample the image
-once for each change.
+Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor (2,), and returns float32
+images of the same shape, every image changed differently. The seed alone decides how, so several threads can augment
+batches and a run can still be repeated. Keras's own layers hold a generator, which binds them to one thread, and
+resample the image once for each change.
 """
 
 import math
@@ -16,9 +15,8 @@ import tensorflow as tf
 def replace_background(images, seed, share):
     """Put a background of random colour and texture behind the hand in a share of the images.
 
-    The hand is recognised by its redness, the logarithm of red over blue, which does not
-    depend on brightness: skin is redder than a wall of a grey or cold colour. In front of a
-    wall as red as skin, the hand gets holes or a halo.
+    The hand is recognised by its redness, the logarithm of red over blue, whatever the brightness: skin is redder than
+    a wall of a grey or cold colour. In front of a wall as red as skin, the hand gets holes or a halo.
 
     Args:
         images: (batch, height, width, 3), 0-255, each a hand in front of a plain wall.
@@ -28,7 +26,7 @@ def replace_background(images, seed, share):
     if not share:
         return whole
     height, width = whole.shape[1:3]
-    # The first images of the batch, whose order is random already; at least one, as TensorFlow cannot convolve none.
+    # The first images of the batch, whose order is random already; at least one, or TensorFlow fails.
     batch = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(whole)[0], tf.float32)), tf.int32)
     images = whole[:batch]
     uniform = _random(seed, 0)

@@ -1,7 +1,6 @@
 """Calibration: make confidence agree with accuracy, by temperature scaling.
 
-A model is regarded as two parts here: the last `Dense` layer, which computes the logits,
-and all layers before it, which compute the features of an image.
+Here a model has two parts: the last `Dense` layer computes the logits, all layers before it the features of an image.
 """
 
 import numpy as np
@@ -47,11 +46,10 @@ def class_labels(y):
 def fit_temperature(logits, labels):
     """Return the most likely temperature, the number to divide all logits by.
 
-    It changes the confidence of the predictions, not the classes (Guo et al., "On Calibration of
-    Modern Neural Networks", 2017, section 4.2). Where all of a few images are right, the best fit
-    would be certainty, so two priors are added: half a mistake, spread over all classes (after
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2), and a normal
-    distribution of the logarithm of the temperature, with a standard deviation of 0.5.
+    It changes the confidence of the predictions, not the classes (Guo et al., "On Calibration of Modern Neural
+    Networks", 2017, section 4.2). With few images, all of them right, the best fit would be certainty, so two priors
+    are added: half a mistake, spread over all classes (after Platt, "Probabilistic Outputs for Support Vector
+    Machines", 1999, section 2.2), and a normal distribution of log(temperature) with standard deviation 0.5.
 
     Args:
         logits: float array (m, k), of images that were not trained on.

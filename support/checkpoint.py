@@ -24,27 +24,17 @@ class Checkpoint(keras.callbacks.Callback):
         for metric, value in logs.items():
             self.history.setdefault(metric, []).append(float(value))
         # Room is checked first: HDF5 reports a full disk in many lines of its own.
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        size = sum(variable.numpy().nbytes for variable in variables)
+        size = sum(variable.numpy().nbytes for variable in [*self.model.variables, *self.model.optimizer.variables])
         with atomic_write(self.path, min_free_bytes=size + 1_000_000) as temporary:
             self.model.save_weights(temporary)
-            state = {"config": self.config, "history": self.history, "rng_state": get_rng_state(self.model)}
+            rng_state = [variable.numpy().tolist() for variable in generators(self.model)]
+            state = {"config": self.config, "history": self.history, "rng_state": rng_state}
             with h5py.File(temporary, "a") as file:
                 file["state"] = json.dumps(state)
 
 
-def get_rng_state(model):
-    """Return the states of the dropout layers' generators, which Keras does not save with the weights."""
-    return [variable.numpy().tolist() for variable in _generators(model)]
-
-
-def set_rng_state(model, state):
-    """Restore what `get_rng_state` returned."""
-    for variable, value in zip(_generators(model), state):
-        variable.assign(value)
-
-
-def _generators(model):
+def generators(model):
+    """Return the states of the dropout layers' generators, variables that Keras does not save with the weights."""
     return [variable for variable in model.variables if "seed_generator" in variable.path]
 
 

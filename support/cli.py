@@ -6,8 +6,8 @@ import math
 import pathlib
 import re
 
+from support import startup
 from support.errors import InputError
-from support.startup import supports_bfloat16
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ class ScriptParser(argparse.ArgumentParser):
     def __init__(self, description, script, *, epochs, batch_size, learning_rate):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(f"{script}.py", description=description, allow_abbrev=False, formatter_class=formatter)
-        bfloat16 = supports_bfloat16()
+        bfloat16 = startup.supports_bfloat16()
         yes_or_no = argparse.BooleanOptionalAction
         # fmt: off
         add = self.add_argument_group("data").add_argument
@@ -94,8 +94,8 @@ class ScriptParser(argparse.ArgumentParser):
                  "images for each class")
         add = self.add_argument_group("training").add_argument
         add("--epochs", type=integer(1), default=epochs, metavar="N",
-            help=f"an epoch is as many images as there are to train on (happy_sequential.py: at least 540), in every "
-                 f"stage of the training; a stage that adds SYNTHETIC images draws from both (default: {epochs})")
+            help=f"number of epochs; an epoch is as many images as there are to train on (happy_sequential.py: at "
+                 f"least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
         add("--batch-size", type=integer(1), default=batch_size, metavar="N",
             help=f"images per training step (default: {batch_size})")
         add("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
@@ -103,23 +103,22 @@ class ScriptParser(argparse.ArgumentParser):
         add("--seed", type=integer(0, 2**32 - 1), default=1, metavar="N",
             help="fixes the split, the order, the augmentation and the initial weights (default: 1)")
         add("--mix-synthetic", action=yes_or_no, default=True,
-            help="show SYNTHETIC images beside the photographs in one stage of the training (default: yes)")
+            help="add SYNTHETIC images to the photographs in one stage of the training (default: yes)")
         add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
         add("--mixed-precision", action=yes_or_no, default=bfloat16,
             help="compute in 16 bits (bfloat16) with 32-bit weights "
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
         add("--seeds", type=integer(1, 1000), default=1, metavar="N",
             help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
-        add("--resume", action="store_true",
-            help="continue a run of the same settings that was interrupted or killed")
+        add("--resume", action="store_true", help="continue an interrupted or killed run that had the same settings")
         add("--deterministic", action="store_true",
-            help="the same result to the last bit, on the same machine; slower")
+            help="give the same result to the last bit on the same machine; slower")
         add("--dry-run", action="store_true",
             help="go through every step with a few images: a quick check that everything works")
         add = self.add_argument_group("output").add_argument
         add("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / script, metavar="DIR",
             help=f"where everything is saved (default: outputs/{script}/ beside the script)")
-        add("--show", action="store_true", help="open the figures as well, at the end")
+        add("--show", action="store_true", help="also open the figures at the end")
         add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
         trained = self.add_argument_group("with a trained model, instead of training")
         add = trained.add_mutually_exclusive_group().add_argument
@@ -131,8 +130,7 @@ class ScriptParser(argparse.ArgumentParser):
             help="the part of an image to use: the largest square in the middle, all of it squeezed into a square, "
                  "or a square given in pixels (default: center)")
         add("--tta", action="store_true", help="average the predictions for ten crops of each image")
-        add("--explain", action="store_true",
-            help="save which parts of each image spoke for the prediction (Grad-CAM)")
+        add("--explain", action="store_true", help="save heatmaps of what led to the prediction (Grad-CAM)")
         # fmt: on
         self.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
@@ -142,7 +140,7 @@ class ScriptParser(argparse.ArgumentParser):
             args.epochs = DRY_RUN_EPOCHS
         if args.seeds > 1 and (args.predict or args.export):
             found = f"--seeds {args.seeds} and {'--predict' if args.predict else '--export'}"
-            raise InputError(f"--seeds repeats a training: leave it out to use a trained model. Received: {found}")
+            raise InputError(f"--seeds repeats the training: leave it out to use a trained model. Received: {found}")
         if args.seed + args.seeds > 2**32:
             expected = "--seeds counts up from --seed, and the last seed must be below 2**32 as well"
             raise InputError(f"{expected}. Received: --seed {args.seed} --seeds {args.seeds}")
@@ -159,6 +157,4 @@ def run_seeds(args):
 
 def start_tensorflow(args, rewrite_graph=True):
     """Start TensorFlow as the options say; see `support.startup`."""
-    from support import startup
-
     return startup.start_tensorflow(args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph)

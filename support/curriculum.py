@@ -1,4 +1,4 @@
-"""Batches: those of a training in several stages, shuffled and augmented, and those of an evaluation."""
+"""Batches for training in several stages, shuffled and augmented, and for evaluation."""
 
 import math
 from functools import partial
@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
 
 class Curriculum:
-    """The batches of a training in several stages (Bengio et al., "Curriculum Learning", 2009).
+    """The batches for training in several stages (Bengio et al., "Curriculum Learning", 2009).
 
     Each epoch has the same number of images. A stage that has more of them goes on with the rest
     in its next epoch, so each image is seen equally often.

@@ -27,8 +27,7 @@ def printable(text):
 def run_main(main):
     """Call `main()` and exit with the code it returns; what the user can fix becomes one line and exit code 2.
 
-    That is an `InputError`, and a training step that does not fit into memory.
-    With --debug, the traceback is printed as well.
+    That is an `InputError`, or a training step that needs too much memory. --debug prints the traceback as well.
     """
     # A terminal or a log file may not have every character of a file name.
     for stream in (sys.stdout, sys.stderr):
@@ -39,7 +38,7 @@ def run_main(main):
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        advice = "Only what is announced above is saved. If a training finished an epoch, --resume continues it"
+        advice = "Only the files named above are saved. If the run had finished an epoch, --resume continues it"
         print(f"\nInterrupted. {advice}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:

@@ -1,7 +1,6 @@
-"""Grad-CAM: which parts of an image speak for a class.
+"""Grad-CAM: which parts of an image support a class.
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization", 2017, section 3.
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017, section 3.
 """
 
 import matplotlib
@@ -20,24 +19,21 @@ def last_conv_layer(model):
         shape = layer.output.shape
         if len(shape) == 4 and shape[1] * shape[2] > 1:
             return index
-    raise ValueError(
-        "Grad-CAM needs a layer with a four-dimensional output of more than one position. "
-        f"Received: {model.name}, which has none"
-    )
+    expected = "Grad-CAM needs a layer with a four-dimensional output of more than one position"
+    raise ValueError(f"{expected}. Received: {model.name}, which has none")
 
 
 def grad_cam(model, image, label):
-    """Return where in the image something speaks for a class.
+    """Return a heatmap of the evidence for a class.
 
-    The feature maps of the last convolution are weighted by the mean gradient of the class's
-    logit and added up; what speaks against the class is left out.
+    It adds up the last feature maps, weighted by the mean gradient of the class's logit, and keeps what is positive.
 
     Args:
         model: Keras model that is a chain of layers behind its last feature maps.
         image: uint8 array (size, size, 3).
         label: int, the class.
 
-    Returns: float array (height, width) of the feature maps, 0 to 1; all 0 if nothing speaks for the class.
+    Returns: float array (height, width) of the feature maps, 0 to 1; all 0 if there is no evidence.
     """
     index, head = last_conv_layer(model), model.layers[-1]
     maps = Model(model.inputs[0], model.layers[index].output)(tf.cast(image[None], tf.float32), training=False)
@@ -47,7 +43,7 @@ def grad_cam(model, image, label):
         for layer in model.layers[index + 1 : -1]:
             x = layer(x)
         logits = x @ head.kernel + head.bias
-        # The logit of a single sigmoid speaks for class 1, its negative for class 0.
+        # The logit of a single sigmoid is evidence for class 1, its negative for class 0.
         score = logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
     heatmap = tf.nn.relu(tf.reduce_sum(weights * maps, axis=3))[0].numpy()

@@ -79,7 +79,7 @@ def export_model(model, formats, output_dir):
     size = model.input_shape[1:]
     squares = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.float32)
     images = squares.repeat(size[0] // 8, axis=1).repeat(size[1] // 8, axis=2)
-    expected = np.asarray(model.predict_on_batch(images))
+    original = np.asarray(model.predict_on_batch(images))
     differences = {}
     for name in formats:
         path, load = output_dir / FORMATS[name][0], FORMATS[name][1]
@@ -88,11 +88,9 @@ def export_model(model, formats, output_dir):
                 model.export(temporary, format="tf_saved_model" if name == "saved_model" else name, verbose=False)
                 predict = load(temporary)
                 found = np.concatenate([predict(images[:1]), predict(images[1:])])
-            difference = differences[name] = float(np.abs(found - expected).max())
+            difference = differences[name] = float(np.abs(found - original).max())
             if not difference <= TOLERANCE:
-                expected = (
-                    f"--export {name}: the exported network must give the outputs of the original, to {TOLERANCE:g}"
-                )
+                expected = f"--export {name}: the result must give the outputs of the original, to {TOLERANCE:g}"
                 raise InputError(f"{expected}. Received: a difference of {difference:.2g}")
         takes = f"float32 (batch, {', '.join(map(str, size))}), RGB 0-255"
         print(f"Saved {path}: outputs like the original's, largest difference {difference:.1e}; it takes {takes}")

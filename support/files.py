@@ -36,11 +36,9 @@ def atomic_write(path, min_free_bytes=0):
         expected = "expected a folder that can be written to, with enough room; choose another with --output-dir"
         raise InputError(f"{path} cannot be saved: {expected}. Received: {reason}") from None
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # if it is a folder
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(value, path):

@@ -21,18 +21,16 @@ CHUNK = 256
 def find_near_duplicates(train_x, test_x):
     """Find the most similar training image for each test image.
 
-    Thumbnails are compared at the relative shift that fits best (Torralba, Fergus and
-    Freeman, "80 Million Tiny Images", 2008, section 3). Why it matters: Barz and
-    Denzler, "Do We Train on Test Data?", 2020.
+    Thumbnails are compared at the relative shift that fits best (Torralba, Fergus and Freeman, "80 Million Tiny
+    Images", 2008, section 3). Why it matters: Barz and Denzler, "Do We Train on Test Data?", 2020.
 
     Args:
         train_x, test_x: uint8 (m, 64, 64, 3) and (t, 64, 64, 3) RGB, m at least 1: arrays, or
             `ImageFiles`, which are read in chunks.
 
     Returns:
-        index (t,) int64, the most similar training image of each test image, and
-        distance (t,) float32: 0 for equal up to brightness and contrast, 1.4 for
-        nothing in common, 2 for the negative.
+        index (t,) int64, the most similar training image of each test image, and distance (t,) float32:
+        0 for equal up to brightness and contrast, 1.4 for nothing in common, 2 for the negative.
     """
     shifts = [(down, right) for down in range(-MAX_SHIFT, MAX_SHIFT + 1) for right in range(-MAX_SHIFT, MAX_SHIFT + 1)]
     # All shifts of a chunk are stacked, because a few large matrix products are faster than many small ones.

@@ -14,41 +14,34 @@ from support.errors import InputError
 from support.files import read_json
 
 # Everything a training run writes, so that an earlier run can be archived completely.
-RESULT_FILES = (
-    """model.keras history.csv metrics.json examples.png learning_curves.png confusion_matrix.png
-    mistakes.png reliability.png report.html tensorboard""".split()
-    + [CHECKPOINT]
-)
+RESULT_FILES = f"""model.keras history.csv metrics.json examples.png learning_curves.png confusion_matrix.png
+    mistakes.png reliability.png report.html tensorboard {CHECKPOINT}""".split()
+
+ADVICE = "expected a folder that can be written to; choose another with --output-dir"
 
 
 def prepare_output_dir(output_dir, config=None, resume=False):
     """Create the output folder, lock it until the process ends, and archive an earlier run with other settings.
 
-    A short trial must not destroy a model that took an hour. A run with the same
-    settings is overwritten: it would give the same files.
+    A short trial must not destroy a model that took an hour. A run with the same settings gives the same files again.
 
     Args:
         output_dir: path of the folder.
-        config: dict, JSON-serialisable, what identifies the training; None: nothing
-            is trained, so nothing is archived.
+        config: dict, JSON-serialisable, what identifies the training; None: nothing is trained or archived.
         resume: bool, the run continues from the checkpoint in the folder.
 
     Returns: `pathlib.Path` of the folder.
-
-    Raises:
-        InputError: the folder cannot be created or written to, another run is
-            using it, or its checkpoint belongs to a run with other settings.
+    Raises InputError: the folder cannot be created, written to or locked, or its checkpoint has other settings.
     """
     output_dir = pathlib.Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
-        # A prediction takes moments and can be waited for, a training cannot.
+        # A prediction takes moments, so waiting makes sense; training takes too long.
         _lock(output_dir, seconds=0 if config else 20)
     except OSError as error:
-        expected = "expected a folder that can be written to; choose another with --output-dir"
-        raise InputError(f"Results cannot be saved: {expected}. Received: {output_dir} ({error.strerror})") from None
+        raise InputError(f"Results cannot be saved: {ADVICE}. Received: {output_dir} ({error.strerror})") from None
     if config is None:
         return output_dir
     for leftover in sorted(output_dir.glob("unfinished_*")):  # from a run that was killed while writing
@@ -56,7 +49,7 @@ def prepare_output_dir(output_dir, config=None, resume=False):
     checkpoint = output_dir / CHECKPOINT
     state = read_checkpoint(checkpoint)
     if resume and checkpoint.exists() and not state:
-        expected = f"{checkpoint} must be the checkpoint of a training; leave --resume out to start again"
+        expected = f"{checkpoint} must be the checkpoint of a training run; leave --resume out to start again"
         raise InputError(f"{expected}. Received: a damaged file")
     if resume and state:
         _check_same_config(state["config"], config, output_dir)
@@ -66,11 +59,9 @@ def prepare_output_dir(output_dir, config=None, resume=False):
     if metrics and not _same(metrics, config):
         print(f"Moved an earlier run with other settings to {archive(output_dir, 'metrics.json', RESULT_FILES)}")
     elif state and not resume:
-        archived = archive(output_dir, CHECKPOINT, [CHECKPOINT])
+        moved = archive(output_dir, CHECKPOINT, [CHECKPOINT])
         epochs = len(state["history"]["loss"])
-        print(
-            f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {archived} continues it"
-        )
+        print(f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {moved} continues it")
     elif not resume:
         checkpoint.unlink(missing_ok=True)  # damaged
     return output_dir
@@ -96,10 +87,7 @@ def archive(output_dir, dated_by, names):
             if (output_dir / name).exists():
                 os.replace(output_dir / name, folder / name)
     except OSError as error:
-        expected = "expected a folder that can be written to; choose another with --output-dir"
-        raise InputError(
-            f"Earlier results cannot be moved: {expected}. Received: {folder} ({error.strerror})"
-        ) from None
+        raise InputError(f"Earlier results cannot be moved: {ADVICE}. Received: {folder} ({error.strerror})") from None
     return folder
 
 

@@ -59,10 +59,8 @@ def load_trained_model(output_dir, script, class_names, network=None):
     """
     path = pathlib.Path(output_dir) / "model.keras"
     if not os.path.exists(path):
-        raise InputError(
-            f"There is no trained model yet: expected {path}. Train one first with `python {script}.py`, or name the "
-            "folder of an earlier run with --output-dir. Received: no such file"
-        )
+        advice = f"Train one first with `python {script}.py`, or name the folder of an earlier run with --output-dir"
+        raise InputError(f"There is no trained model yet: expected {path}. {advice}. Received: no such file")
     part = "a damaged .keras file"
     try:
         _check_file(path)
@@ -81,10 +79,9 @@ def load_trained_model(output_dir, script, class_names, network=None):
             reason = f"a file that cannot be read ({error.strerror})"
         elif not isinstance(error, InputError):
             reason = f"{part} ({type(error).__name__}: {reason})"
-        raise InputError(
-            f"{path} must be a model saved by {script}.py; train it again, or name the folder of another run with "
-            f"--output-dir. Received: {reason}"
-        ) from None
+        expected = f"{path} must be a model saved by {script}.py"
+        advice = "train it again, or name the folder of another run with --output-dir"
+        raise InputError(f"{expected}; {advice}. Received: {reason}") from None
     own = f"your own images of {', '.join(metadata['classes'])}"
     sources = {"synthetic": "SYNTHETIC images, not photographs", "real": "real photographs", "folder": own}
     warning = ", but only by a --dry-run: it has learnt next to nothing" if metadata["dry_run"] else ""
@@ -153,7 +150,7 @@ def _read_metadata(path, class_names, width):
     numbers_ok = all(isinstance(metadata[key], float | int) for key in ("temperature", "ood_threshold"))
     bank_ok = bank.dtype.kind == "f" and bank.shape[1:] == (width,) and len(bank) and np.isfinite(bank).all()
     if not (names_ok and numbers_ok and bank_ok and isinstance(metadata["data"], str)):
-        raise ValueError("not of the types that a training saves")
+        raise ValueError("not of the types that a run saves")
     return metadata | {"classes": [printable(name) for name in metadata["classes"]]}
 
 
@@ -209,7 +206,7 @@ def predict_images(model, metadata, paths, output_dir, *, crop="center", tta=Fal
     # The images are the user's own, so the figures are never marked as synthetic.
     image_grid(images, captions, f"What the model{trained} saw and predicted", folder / "predictions.png", "real")
     if explain:
-        title = "What spoke for the prediction: the brighter, the more"
+        title = "What led to the prediction: the brighter, the more"
         image_grid(heatmaps, captions, title, folder / "explanations.png", "real")
     return 1 if len(readable) < len(paths) else 0
 

@@ -1,4 +1,4 @@
-"""Weights from an earlier training, for the network of resnet_utils.py, copied by layer name.
+"""Weights from earlier training, for the network of resnet_utils.py, copied by layer name.
 
 "imagenet"       keras.applications.ResNet50, trained on 1.3 million photographs of 1,000 classes
 *.keras          a model that signs_resnet50.py has saved
@@ -33,7 +33,6 @@ def load_pretrained(model, source):
     """Set the weights of a built `resnet_utils.ResNet50`, and say in one line what was loaded.
 
     `source` is "imagenet" or the path of a file, see the top of this module.
-
     Raises InputError: the weights cannot be downloaded, or the file is damaged or of another network.
     """
     layers = _imagenet_layers(model) if source == "imagenet" else _stored_layers(pathlib.Path(source))
@@ -67,7 +66,7 @@ def load_weights_by_name(model, layers, source):
     loaded = sorted(name for name in stored if stored[name] == expected.get(name) != [])
     for name in loaded:
         if not all(np.isfinite(array).all() for array in layers[name]):
-            expected = "expected finite numbers; use the weights of a training that did not diverge"
+            expected = "expected finite numbers; use the weights of a run that did not diverge"
             raise InputError(f"--weights {source}: {expected}. Received: NaN or infinity in {name}")
         model.get_layer(name).set_weights(layers[name])
     return loaded
@@ -78,8 +77,8 @@ def fold_preprocessing(model):
 
     It was trained on blue, green, red from 0 to 255 minus `IMAGENET_MEAN`; such a channel is
     127.5 * ours + 127.5 - mean. A convolution is linear, so the first kernel can contain the
-    factor and the order of the channels, and its bias the rest. Only at the edge the results
-    differ: there the padding is the mean colour, here middle grey, at most 24 of 256 levels away.
+    factor and the order of the channels, and its bias the rest. The results differ only at the
+    edge: there the padding is the mean colour, here middle grey, at most 24 of 256 levels away.
 
     Returns a dict from layer names to lists of arrays.
     """
@@ -112,7 +111,7 @@ def _identity_blocks(model):
 
 def _imagenet_layers(model):
     """Download the ImageNet weights through Keras, which keeps the file and checks its hash."""
-    # The names first, or 94 MB would be downloaded in vain.
+    # The names are checked before 94 MB are downloaded.
     standard = keras.applications.ResNet50(weights=None, include_top=False)
     names, expected = ({layer.name for layer in network.layers if layer.weights} for network in (model, standard))
     if names - {HEAD} != expected:
@@ -122,11 +121,10 @@ def _imagenet_layers(model):
         return fold_preprocessing(keras.applications.ResNet50(weights="imagenet", include_top=False))
     except Exception as error:  # Keras raises a bare Exception if nothing answers
         folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
-        raise InputError(
-            "The ImageNet weights are not on this machine and cannot be downloaded: is it offline? Fetch "
-            f"{IMAGENET_URL} (94 MB) on another machine and put it into {folder} under the same name, or name it "
-            f"with --weights FILE. Received: {str(error).strip().splitlines()[0]}"
-        ) from None
+        expected = "The ImageNet weights are not on this machine and cannot be downloaded: is it offline?"
+        advice = f"Fetch {IMAGENET_URL} (94 MB) on another machine and put it into {folder} under the same name"
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{expected} {advice}, or name it with --weights FILE. Received: {reason}") from None
 
 
 def _stored_layers(path):

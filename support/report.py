@@ -34,8 +34,7 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
     """Write `report.html` from what a run has saved and measured.
 
     Args:
-        output_dir: folder with `metrics.json`, `history.csv` and the figures; a missing
-            figure is left out. The report is written there, too.
+        output_dir: folder of `metrics.json`, `history.csv`, the figures (a missing one is left out) and the report.
         model: the trained Keras model.
         results: dict from `cnn_utils.evaluate`, of which `labels` and `predictions` (t,) are used.
         train_x, test_x: uint8 (m, 64, 64, 3) and (t, 64, 64, 3), arrays or `ImageFiles`.
@@ -48,33 +47,30 @@ def write_report(output_dir, model, results, train_x, test_x, command=()):
     if metrics is None:
         expected = "A report needs the metrics.json of a run: train first"
         raise InputError(f"{expected}. Received: {output_dir}, without one that can be read")
-    correct = results["labels"] == results["predictions"]
+    classes, correct = metrics["classes"], results["labels"] == results["predictions"]
     index, distance = find_near_duplicates(train_x, test_x)
     duplicate = distance < NEAR_DUPLICATE
+    groups = {"in total": slice(None), "with a near-duplicate": duplicate, "without": ~duplicate}
+    originals = {source["sha256"] for source in read_sources().values()}
+    figures = {name: output_dir / f"{name}.png" for name in FIGURES}
     page = _render(
         metrics=metrics,
         finished=datetime.datetime.fromtimestamp((output_dir / "metrics.json").stat().st_mtime),
         test_count=len(correct),
-        class_names=[entry["name"] for entry in metrics["classes"]],
-        class_rows=[
-            [entry[key] for key in ("name", "precision", "recall", "examples")] for entry in metrics["classes"]
-        ],
+        class_names=[entry["name"] for entry in classes],
+        class_rows=[[entry[key] for key in ("name", "precision", "recall", "examples")] for entry in classes],
         topic=_topic(metrics),
-        last_epoch=(_read_history(output_dir / "history.csv") or [{}])[-1],
+        last_epoch=_last_epoch(output_dir / "history.csv"),
         confusion=_most_confused(metrics),
         mistakes=int(np.count_nonzero(~correct)),
-        figures={name: _read_figure(output_dir / f"{name}.png") for name in FIGURES},
-        original=_is_original(metrics),
+        figures={name: _embedded(path.read_bytes(), 0.8) if path.exists() else None for name, path in figures.items()},
+        original=originals.issuperset(metrics["data_files"].values()),
         near_duplicates={
             "count": int(np.count_nonzero(duplicate)),
             "threshold": NEAR_DUPLICATE,
             "max_shift": MAX_SHIFT,
             "least_distance": distance.min(),
-            "accuracy": [
-                _accuracy_row("in total", correct),
-                _accuracy_row("with a near-duplicate", correct[duplicate]),
-                _accuracy_row("without", correct[~duplicate]),
-            ],
+            "accuracy": [_accuracy_row(name, correct[chosen]) for name, chosen in groups.items()],
             **_pair_sheet(train_x, test_x, index, distance),
         },
         command=[shlex.quote(str(word)) for word in ("python", *command)] if command else [],
@@ -104,17 +100,10 @@ def _render(**values):
     return environment.get_template("report.html").render(**values).lstrip()
 
 
-def _read_history(path):
-    """Return the rows of `history.csv` as dicts of str; none without a file."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _read_figure(path):
-    """Return a saved figure as the template embeds it, or None."""
-    return _embedded(path.read_bytes(), 0.8) if path.exists() else None
+def _last_epoch(path):
+    """Return the last row of `history.csv` as a dict of str, empty without a file."""
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    return rows[-1] if rows else {}
 
 
 def _embedded(png, scale):
@@ -160,12 +149,6 @@ def _most_confused(metrics):
     np.fill_diagonal(wrong, 0)
     true, predicted = (metrics["classes"][i]["name"] for i in np.unravel_index(wrong.argmax(), wrong.shape))
     return {"total": int(wrong.sum()), "most": int(wrong.max()), "true": true, "predicted": predicted}
-
-
-def _is_original(metrics):
-    """Return whether all data files are the course's own."""
-    known = {source["sha256"] for source in read_sources().values()}
-    return known.issuperset(metrics["data_files"].values())
 
 
 def _topic(metrics):

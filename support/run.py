@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from support.calibration import calibrate, plot_reliability
-from support.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, set_rng_state
+from support.checkpoint import CHECKPOINT, Checkpoint, generators, read_checkpoint
 from support.errors import INTERRUPTED, InputError, require
 from support.figures import show_figures
 from support.files import atomic_write, read_json, sha256, write_json
@@ -80,10 +80,8 @@ class Run:
             start, end: the epochs to train, counted from 0; by default all.
 
         Returns: dict of lists, the history from the first epoch on.
-
-        Raises:
-            KeyboardInterrupt: before the first epoch was finished.
-            InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
+        Raises InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
+        Raises KeyboardInterrupt: before the first epoch was finished.
         """
         end = curriculum.epochs if end is None else end
         build_variables(model, curriculum.stages[0].y[:1])  # first, or Keras would not restore the optimizer's state
@@ -120,7 +118,8 @@ class Run:
                 # After the end of a phase, the checkpoint's optimizer is another one: only the weights fit.
                 warnings.simplefilter("ignore")
                 model.load_weights(path)
-            set_rng_state(model, self.checkpoint["rng_state"])
+            for variable, state in zip(generators(model), self.checkpoint["rng_state"]):
+                variable.assign(state)
         except Exception as error:  # h5py and Keras raise many types for a damaged file
             reason = (str(error).splitlines() or [""])[0][:200]
             expected = f"{path} must be the checkpoint of this network; leave --resume out to start again"
@@ -151,8 +150,7 @@ class Run:
     def save_model(self, model, train_x, validation_x, validation_y):
         """Calibrate the trained model on the validation split and save it with what it needs to say "not sure".
 
-        A `.keras` file is a zip archive whose unknown members Keras ignores, so class
-        names, OOD threshold and feature bank cannot be separated from the model.
+        Class names, OOD threshold and feature bank are added to the `.keras` file, a zip archive: Keras ignores them.
 
         Args:
             model: the trained Keras model; its last layer is divided by the temperature.
@@ -166,13 +164,8 @@ class Run:
         print(f"Trained for {self.train_seconds:.0f} s")
         self.temperature = calibrate(model, validation_x, validation_y)
         bank = feature_bank(model, train_x, self.args.seed)
-        notes = {
-            "classes": self.data.class_names,
-            "data": self.data.kind,
-            "dry_run": self.args.dry_run,
-            "temperature": self.temperature,
-            "usual": ood_threshold(model, validation_x, bank),
-        }
+        notes = {"classes": self.data.class_names, "data": self.data.kind, "dry_run": self.args.dry_run}
+        notes |= {"temperature": self.temperature, "usual": ood_threshold(model, validation_x, bank)}
         with atomic_write(self.folder / "model.keras") as temporary:
             model.save(temporary)
             with zipfile.ZipFile(temporary, "a") as archive:
@@ -197,8 +190,8 @@ class Run:
         """
         data, folder = self.data, self.folder
         reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)
-        counts = results["confusion"].sum(axis=1)
-        per_class = zip(data.class_names, results["precision"], results["recall"], counts)
+        per_class = zip(data.class_names, results["precision"], results["recall"], results["confusion"].sum(axis=1))
+        versions = {module.__name__: module.__version__ for module in (tf, keras, np)}
         metrics = {
             **self.config,
             "stages": [{"name": name, "epochs": [first, last]} for name, first, last in curriculum.boundaries],
@@ -220,10 +213,7 @@ class Run:
             "interrupted": self.interrupted,
             "train_seconds": round(self.train_seconds, 2),
             "device": self.device,
-            "versions": {
-                "python": platform.python_version(),
-                **{module.__name__: module.__version__ for module in (tf, keras, np)},
-            },
+            "versions": {"python": platform.python_version(), **versions},
         }
         write_json(metrics, folder / "metrics.json")
         write_report(folder, model, results, train_x, data.test_x, sys.argv)

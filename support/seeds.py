@@ -13,10 +13,8 @@ from support.files import read_json, write_json
 def run_seeds(args):
     """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
 
-    Each run is a process of its own, so its result is that of the single command with that seed. `args` is the
-    parsed command line.
-
-    Returns: int, exit code: 0, or that of the first run that failed.
+    Each run is a process of its own, so its result is that of the single command with that seed.
+    `args` is the parsed command line. Returns the exit code: 0, or that of the first run that failed.
     """
     accuracies = {}
     for seed in range(args.seed, args.seed + args.seeds):

@@ -15,7 +15,7 @@ def quiet_startup():
 
     They go straight to file descriptor 2, so the descriptor is redirected. If the import fails, they are printed.
     """
-    import tempfile  # here, because --help need not pay for it
+    import tempfile  # imported here, so that --help stays fast
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # later: errors only
     sys.stderr.flush()
@@ -46,9 +46,8 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=False, show=Fals
 
     Args:
         seed: int >= 0, for Python, NumPy and TensorFlow.
-        mixed_precision: bool; new layers compute in bfloat16 and keep their weights in
-            float32 (Micikevicius et al., "Mixed Precision Training", 2018; bfloat16 has
-            the range of float32, so the loss needs no scaling).
+        mixed_precision: bool; new layers compute in bfloat16 and keep their weights in float32 (Micikevicius et al.,
+            "Mixed Precision Training", 2018). bfloat16 has the range of float32, so the loss needs no scaling.
         deterministic: bool; every sum is taken in the same order each time.
         show: bool; figures are opened in windows later, so a display is needed.
         rewrite_graph: bool; TensorFlow optimises the graphs it traces, before their first step.

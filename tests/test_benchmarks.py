@@ -1,4 +1,4 @@
-"""The benchmarks are seen to run when they run; tested here are the parts that could be wrong unnoticed."""
+"""The benchmarks: only the parts that could be wrong without anyone noticing are tested here."""
 
 import subprocess
 import sys

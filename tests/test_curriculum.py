@@ -1,4 +1,4 @@
-"""The batches of a training: every image in its turn, every planned batch trained on, the same again with the seed."""
+"""The training batches: every image gets its turn, every planned batch is trained on, and a seed repeats them."""
 
 import argparse
 import math

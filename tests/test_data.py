@@ -246,7 +246,7 @@ def test_a_keras_model_is_recognised_as_one(tmp_path, name):
         (">i4", 1, "read as 0 to 255"),
     ],
 )
-def test_pixels_of_other_types_are_converted_and_that_is_said(tmp_path, write_h5, capsys, dtype, factor, said):
+def test_pixels_of_other_types_are_converted_and_reported(tmp_path, write_h5, capsys, dtype, factor, said):
     pixels = np.random.default_rng(3).integers(0, 256, (300, 64, 64, 3), np.uint8)
     path = write_h5(tmp_path / "train_signs.h5", x=(pixels * factor).astype(dtype), y=np.arange(300) % 6)
     x, _, _ = load_h5(path, "train")

@@ -1,4 +1,4 @@
-"""Grad-CAM: the place that speaks for a class is found, in every network as it was saved."""
+"""Grad-CAM: the evidence for a class is found, in every network as it was saved."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import signs_functional
 from support.explain import grad_cam, last_conv_layer, overlay_heatmap
 
 
-def test_the_place_that_speaks_for_a_class_is_found():
+def test_the_evidence_for_a_class_is_found():
     # This network predicts 1 by the brightness of the upper left, and 0 by that of the lower right.
     inputs = keras.layers.Input((16, 16, 3))
     maps = keras.layers.AveragePooling2D(4)(inputs)

@@ -1,4 +1,4 @@
-"""The house: which module may import which, that no imports form a cycle, and how long everything may be."""
+"""The structure of the project: which module may import which, no import cycles, and how long everything may be."""
 
 import ast
 import itertools

@@ -185,7 +185,7 @@ def test_learning_curves_say_what_an_epoch_is_and_where_the_stages_begin(tmp_pat
     assert "weak augmentation" in plt.gcf().get_supxlabel() and "other" not in plt.gcf().get_supxlabel()
 
 
-def test_mistakes_are_counted_and_their_absence_is_said(tmp_path, results):
+def test_mistakes_are_counted_and_their_absence_is_reported(tmp_path, results):
     x = np.zeros((5, 8, 8, 3), np.uint8)
     utils.plot_mistakes(x, results, NAMES, tmp_path / "some.png", "real")
     utils.plot_mistakes(x, {**results, "predictions": results["labels"]}, NAMES, tmp_path / "none.png", "real")

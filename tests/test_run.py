@@ -64,7 +64,7 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_and_resumed_script_comes_to_the_same_result():
+def test_a_killed_and_resumed_script_gives_the_same_result():
     from benchmarks.resume import kill_and_resume
 
     kills, finished, same = kill_and_resume("signs_functional", kills=2, epochs=5, count=10, seed=3)
@@ -72,7 +72,7 @@ def test_a_killed_and_resumed_script_comes_to_the_same_result():
 
 
 class Killed(BaseException):
-    """What ends a training at once."""
+    """An exception that ends the training at once."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def whole_runs(tmp_path_factory):
 
 # Stopped inside each of the two stages and phases, and at their ends.
 @pytest.mark.parametrize("first_phase, epochs_done", [(0, 1), (0, 2), (0, 4), (0, 6), (3, 1), (3, 3), (3, 5), (3, 6)])
-def test_a_resumed_training_comes_to_the_result_of_a_whole_one(whole_runs, tmp_path, first_phase, epochs_done):
+def test_a_resumed_run_gives_the_result_of_a_whole_one(whole_runs, tmp_path, first_phase, epochs_done):
     whole, expected, _ = whole_runs[first_phase]
     with pytest.raises(Killed):
         tiny_run(tmp_path, "--epochs", 6, first_phase=first_phase, stop=(epochs_done, Killed()))
@@ -140,7 +140,7 @@ def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run
     assert metrics[0] == metrics[1]
 
 
-def test_half_a_training_does_not_replace_a_whole_one(tmp_path, capsys):
+def test_an_interrupted_run_does_not_replace_a_finished_one(tmp_path, capsys):
     assert tiny_run(tmp_path)[2] == 0
     Image.new("RGB", (9, 9)).save(tmp_path / "examples.png")  # drawn before the training
     run, _, code = tiny_run(tmp_path, stop=(1, KeyboardInterrupt()))
@@ -172,7 +172,7 @@ def test_a_finished_run_is_known_and_not_trained_again(tmp_path, capsys):
     capsys.readouterr()
     assert open_tiny_run(tmp_path, "--resume").finished and not open_tiny_run(tmp_path).finished
     assert "there is nothing to resume" in capsys.readouterr().out
-    # A checkpoint beside the results is that of another training which was killed.
+    # A checkpoint beside the results is that of a later run that was killed.
     write_checkpoint(tmp_path)
     assert not is_finished(tmp_path, run.config)
 

@@ -70,7 +70,7 @@ def stages_of(folder):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_dry_run_goes_the_whole_path(dry_runs, script, source):
+def test_dry_run_goes_through_the_whole_script(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
     files = {"model.keras", "history.csv", "metrics.json", "report.html"}
@@ -177,7 +177,7 @@ def test_the_earlier_name_of_no_mix_synthetic_still_works(small_real_set, tmp_pa
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
 @pytest.mark.parametrize("script, count", [("happy_sequential", 16), ("signs_functional", 48), ("signs_resnet50", 48)])
-def test_synthetic_images_are_added_to_photographs_and_said(dry_runs, tmp_path, script, count):
+def test_synthetic_images_are_added_to_photographs_and_reported(dry_runs, tmp_path, script, count):
     folder, process = dry_runs(script, "real")
     assert f"Added {count} SYNTHETIC images to the " in process.stdout
     assert read_metrics(folder)["synthetic_examples"] == count
@@ -194,7 +194,7 @@ def test_synthetic_images_are_added_to_photographs_and_said(dry_runs, tmp_path, 
 @pytest.mark.parametrize(
     "switch, words", [("--mixed-precision", "bfloat16 and float32"), ("--no-mixed-precision", "float32")]
 )
-def test_mixed_precision_is_said_and_the_saved_model_is_float32(switch, words, tmp_path):
+def test_mixed_precision_is_reported_and_the_saved_model_is_float32(switch, words, tmp_path):
     import keras
 
     process = run_script("signs_functional", "--dry-run", "--data", "synthetic", switch, "--output-dir", tmp_path)

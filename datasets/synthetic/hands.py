@@ -104,7 +104,7 @@ def sample_finger_angles(digit, rng):
 def sample_thumb_joints(digit, fingers, rng):
     """Positions (4, 3) of the thumb's joints and tip; `fingers`: those of the four fingers.
 
-    An open thumb points in some direction. Any other reaches for a target, so it touches the right place
+    An open thumb points in a random direction. A bent one reaches for a target, so it touches the right place
     whatever the hand's proportions.
     """
     root = np.array(THUMB_ROOT)
@@ -213,7 +213,7 @@ def sample_view(digit, rng):
     tilt = rng.normal(0, 12)
     if rng.random() < 0.08 and digit != 0:  # the back of the hand, which would hide the hole
         yaw += 180
-    # Most people hold up their hand, some to the side.
+    # Most people hold the hand upright, some hold it sideways.
     roll = rng.normal(0, 22) if rng.random() < 0.85 else rng.uniform(-100, 100)
     matrix = rotation("z", np.radians(roll)) @ rotation("x", np.radians(tilt)) @ rotation("y", np.radians(yaw))
     mirror = rng.choice([-1.0, 1.0])
