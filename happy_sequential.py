@@ -90,7 +90,7 @@ def main():
     model = build_model(len(data.class_names))
     model.summary()
     #    A few hundred photographs show few people and little variety of light, so SYNTHETIC faces come first.
-    stages = [utils.Stage("own images only", 70, train_x, train_y, augment)]
+    stages = [utils.Stage("the set's own images", 70, train_x, train_y, augment)]
     if mix:
         stages.insert(0, utils.Stage("SYNTHETIC images added", 60, mixed_x, mixed_y, augment))
     #    A hundred images need as many steps as five hundred.

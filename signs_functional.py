@@ -93,7 +93,7 @@ def main():
     model = build_model(len(data.class_names))
     model.summary()
     #    Easy, hard, easy: similar images give a good start; other people, walls and light teach what a hand is; at
-    #    the end, with small steps, the set's own images have to be right.
+    #    the end, with small steps, the set's own images have to be right. The numbers are shares of the training.
     stages = [
         utils.Stage("weak augmentation", 4, train_x, train_y, weak_augmentation),
         utils.Stage("strong augmentation", 30 if mix else 57, train_x, train_y, strong_augmentation),
@@ -101,7 +101,7 @@ def main():
     ]
     if mix:
         stages.insert(1, utils.Stage("SYNTHETIC images added", 27, mixed_x, mixed_y, strong_augmentation))
-    if not hands:  # images of your own may have no wall to replace
+    if not hands:  # images of your own may have no wall to replace: weak augmentation in all epochs
         stages = stages[:1]
     curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, len(train_x))
     schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * curriculum.steps_per_epoch)

@@ -124,7 +124,9 @@ def _download_files(folder, sources, timeout):
 
 def main(argv=None):
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser("python -m datasets.download", description="Download the photographs.")
+    parser = argparse.ArgumentParser(
+        "python -m datasets.download", description="Download the photographs of Happy House and SIGNS."
+    )
     parser.add_argument("set", nargs="?", choices=("happy", "signs"), help="the set to download (default: both)")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, default=FOLDER, help="folder (default: %(default)s)")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=20, help="longest wait (default: 20)")

@@ -99,7 +99,7 @@ class ScriptParser(argparse.ArgumentParser):
         add("--batch-size", type=integer(1), default=batch_size, metavar="N",
             help=f"images per training step (default: {batch_size})")
         add("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
-            help=f"the highest learning rate; it decays to 0 along a cosine (default: {learning_rate})")
+            help=f"the highest learning rate, which decays to 0 along a cosine (default: {learning_rate})")
         add("--seed", type=integer(0, 2**32 - 1), default=1, metavar="N",
             help="fixes the split, the order, the augmentation and the initial weights (default: 1)")
         add("--mix-synthetic", action=yes_or_no, default=True,
@@ -114,7 +114,7 @@ class ScriptParser(argparse.ArgumentParser):
         add("--deterministic", action="store_true",
             help="give the same result to the last bit on the same machine; slower")
         add("--dry-run", action="store_true",
-            help="go through every step with a few images: a quick check that everything works")
+            help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
         add("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / script, metavar="DIR",
             help=f"where everything is saved (default: outputs/{script}/ beside the script)")

@@ -23,7 +23,8 @@ ADVICE = "expected a folder that can be written to; choose another with --output
 def prepare_output_dir(output_dir, config=None, resume=False):
     """Create the output folder, lock it until the process ends, and archive an earlier run with other settings.
 
-    A short trial must not destroy a model that took an hour. A run with the same settings gives the same files again.
+    A short trial must not destroy a model that took an hour. A run with the same settings gives the same files again,
+    unless the code was changed.
 
     Args:
         output_dir: path of the folder.

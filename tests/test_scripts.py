@@ -17,8 +17,8 @@ FIGURES = {"examples.png", "learning_curves.png", "confusion_matrix.png", "mista
 
 # The stages of a dry run and their epochs, with SYNTHETIC images beside photographs and without.
 STAGES = {
-    ("happy_sequential", "real"): [("SYNTHETIC images added", [1, 2]), ("own images only", [3, 4])],
-    ("happy_sequential", "synthetic"): [("own images only", [1, 4])],
+    ("happy_sequential", "real"): [("SYNTHETIC images added", [1, 2]), ("the set's own images", [3, 4])],
+    ("happy_sequential", "synthetic"): [("the set's own images", [1, 4])],
     ("signs_functional", "real"): [
         ("weak augmentation", [1, 1]),
         ("SYNTHETIC images added", [2, 2]),
