@@ -147,7 +147,8 @@ def _read_metadata(path, class_names, width):
             bank = np.load(file, allow_pickle=False)
     metadata.update(ood_threshold=metadata.pop("usual"), feature_bank=bank)
     names_ok = isinstance(metadata["classes"], list) and all(isinstance(name, str) for name in metadata["classes"])
-    numbers_ok = all(isinstance(metadata[key], float | int) for key in ("temperature", "ood_threshold"))
+    numbers = metadata["temperature"], metadata["ood_threshold"]
+    numbers_ok = all(isinstance(number, float | int) and np.isfinite(number) for number in numbers)
     bank_ok = bank.dtype.kind == "f" and bank.shape[1:] == (width,) and len(bank) and np.isfinite(bank).all()
     if not (names_ok and numbers_ok and bank_ok and isinstance(metadata["data"], str)):
         raise ValueError("not of the types that a run saves")

@@ -162,6 +162,9 @@ class Run:
             layer.dtype_policy = "float32"
         model.make_predict_function(force=True)
         print(f"Trained for {self.train_seconds:.0f} s")
+        if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+            expected = "expected finite weights; try a lower --learning-rate"
+            raise InputError(f"The training diverged: {expected}. Received: NaN or infinity in the weights")
         self.temperature = calibrate(model, validation_x, validation_y)
         bank = feature_bank(model, train_x, self.args.seed)
         notes = {"classes": self.data.class_names, "data": self.data.kind, "dry_run": self.args.dry_run}

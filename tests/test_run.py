@@ -401,3 +401,11 @@ def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     startup.start_tensorflow(1)
     assert "and-cuda" not in capsys.readouterr().out
+
+
+def test_a_training_that_diverges_is_one_line(tmp_path):
+    arguments = "--dry-run", "--data", "synthetic", "--learning-rate", "1e30", "--output-dir", tmp_path
+    process = run_script("signs_functional", *arguments)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "The training diverged" in process.stderr and "--learning-rate" in process.stderr
+    assert not (tmp_path / "model.keras").exists()
