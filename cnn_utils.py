@@ -27,6 +27,7 @@ from support.errors import InputError
 from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
 from support.files import sha256
 from support.predict import predict_or_export
+from support.pretrained import load_pretrained
 from support.run import Run
 
 DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
@@ -97,6 +98,22 @@ def add_synthetic(name, x, y, dry_run=False):
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
     print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic adds none)")
     return np.concatenate([x, synthetic_x]), np.concatenate([y, synthetic_y])
+
+
+def load_pretraining(name, class_names, dry_run=False):
+    """Return the SYNTHETIC images for pre-training on "happy" or "signs".
+
+    Returns: x (m, 64, 64, 3) uint8, y (m, k) float32, one-hot; of images of no class, all shares are equal.
+    Raises InputError: the SYNTHETIC images do not show these classes.
+    """
+    known = {"happy": HAPPY_CLASSES, "signs": SIGNS_CLASSES}[name]
+    if class_names != known:
+        expected = f"--pretrain needs the classes of the SYNTHETIC images, {', '.join(known)}; leave it out"
+        raise InputError(f"{expected}. Received: {', '.join(class_names)}")
+    part = "train" if dry_run else "pretrain"
+    x, y, _ = load_h5(render_dataset(name, parts=(part,))[0], part)
+    x, y = subset_per_class(x, y, 8) if dry_run else (x, y)
+    return x, one_hot(y, len(known))
 
 
 def find_data(name, data="auto", data_dir=None):
@@ -177,8 +194,13 @@ def _check_classes(source, classes, test_classes, train_y, test_y, count):
 
 
 def one_hot(y, classes):
-    """Turn labels (m,) into rows (m, classes) float32: 1 in the label's column, 0 elsewhere."""
-    return np.eye(classes, dtype=np.float32)[y]
+    """Turn labels (m,) into rows (m, classes) float32: 1 in the label's column, 0 elsewhere.
+
+    A label beyond the classes stands for none of them: equal shares, so that a network learns to be unsure
+    (Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", 2019, section 3).
+    """
+    rows = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype(np.float32)
+    return rows[np.minimum(y, classes)]
 
 
 def print_shapes(title, **arrays):
@@ -255,7 +277,7 @@ def plot_learning_curves(history, curriculum, path, kind):
 
     Args:
         history: dict of lists, as `model.fit(...).history`.
-        curriculum: `Curriculum` of the training.
+        curriculum: what has its `boundaries` and `examples_per_epoch`: the `Run`, or a `Curriculum`.
         path, kind: see `plot_examples`.
     """
     figure, axes = new_figure(9, 4.2, 1, 2)

@@ -343,6 +343,7 @@ def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run
         ["--batch-size", 7],
         ["--learning-rate", 0.5],
         ["--seed", 9],
+        ["--pretrain"],
         ["--no-mix-synthetic"],
         ["--no-rendered"],
         ["--mixed-precision"],
@@ -363,7 +364,7 @@ def test_every_option_is_known_to_identify_a_run_or_not_to():
     options = vars(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).parse_args([]))
     others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "resume", "debug"}  # data: by SHA-256
     others |= {"predict", "export", "crop", "tta", "explain"}
-    assert others | set(SETTINGS) == set(options) | {"identity_blocks", "weights"} and not others & set(SETTINGS)
+    assert others | set(SETTINGS) == set(options) | {"identity_blocks"} and not others & set(SETTINGS)
 
 
 # ----------------------------------------------------------------------- the device
