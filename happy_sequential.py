@@ -17,6 +17,8 @@ def build_model(classes=2):
     """Return the network: pixels 0-255 (batch, 64, 64, 3) in, probability of a smile (batch, 1) out."""
     from keras import Sequential, layers
 
+    from support.fused_batch_norm import BatchNormalization  # Keras's formula, in one operation
+
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
@@ -31,7 +33,7 @@ def build_model(classes=2):
             # Pooling first leaves a quarter of the numbers to normalise.
             model.add(layers.MaxPooling2D(2, name=f"pool{name}"))
         # With so few steps per epoch, Keras's momentum of 0.99 would lag behind.
-        model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
+        model.add(BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
         model.add(layers.ReLU(name=f"relu{name}"))
     model.add(layers.Flatten(name="flatten"))
     model.add(layers.Dropout(0.5, name="dropout"))
