@@ -105,7 +105,8 @@ def main():
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
 
     # 5. Train with mini-batches. The validation split shows the progress; the test set is not touched.
-    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight=weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

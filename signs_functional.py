@@ -5,8 +5,7 @@
     python signs_functional.py --predict hand.jpg        test the trained model on a new image
     python signs_functional.py --dry-run                 check in seconds that everything works
 
-Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes;
-SYNTHETIC images if its files are not there.
+Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes; SYNTHETIC images without its files.
 """
 
 from support import cli
@@ -108,7 +107,8 @@ def main():
     model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
 
     # 5. Train with mini-batches. The validation split shows the progress; the test set is not touched.
-    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight=weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

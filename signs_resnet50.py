@@ -31,11 +31,10 @@ def strong_augmentation(images, seed):
 
 def parse_args():
     parser = cli.ScriptParser(__doc__, "signs_resnet50", epochs=38, batch_size=32, learning_rate=1e-3)
+    add = parser.add_argument
     blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
-    parser.add_argument(
-        "--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks
-    )
-    parser.add_argument("--weights", type=cli.weights_source, default="random", help=cli.WEIGHTS_HELP)
+    add("--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks)
+    add("--weights", type=cli.weights_source, default="random", help=cli.WEIGHTS_HELP)
     args = parser.parse_args()
     if args.weights != "random" and args.epochs < 2:
         parser.error(f"--weights trains the last layer first: expected --epochs of at least 2. Received: {args.epochs}")
@@ -92,6 +91,7 @@ def main():
     if mix:
         stages.insert(0, utils.Stage("SYNTHETIC images added", 14, mixed_x, mixed_y, strong_augmentation))
     curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, len(train_x))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     phases = [(0, args.epochs, args.learning_rate)]
     if args.weights != "random":
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
@@ -106,7 +106,7 @@ def main():
             0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=learning_rate
         )
         model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), start, end)
+        history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), start, end, weights)
         if run.interrupted:
             break
     run.save_model(model, train_x, validation_x, validation_y)

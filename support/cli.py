@@ -105,6 +105,9 @@ class ScriptParser(argparse.ArgumentParser):
         add("--mix-synthetic", action=yes_or_no, default=True,
             help="add SYNTHETIC images to the photographs in one stage of the training (default: yes)")
         add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
+        add("--class-weights", action=yes_or_no, default=True,
+            help="let a rare class count for more in the loss, if the largest class has more than 1.5 times the images "
+                 "of the smallest (default: yes)")
         add("--mixed-precision", action=yes_or_no, default=bfloat16,
             help="compute in 16 bits (bfloat16) with 32-bit weights "
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")

@@ -25,8 +25,8 @@ from support.output import RESULT_FILES, archive, is_finished, prepare_output_di
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = """epochs batch_size learning_rate seed mix_synthetic mixed_precision deterministic dry_run
-    identity_blocks weights""".split()
+SETTINGS = """epochs batch_size learning_rate seed mix_synthetic class_weights mixed_precision deterministic
+    dry_run identity_blocks weights""".split()
 
 
 class Run:
@@ -49,6 +49,7 @@ class Run:
     def __init__(self, script, args, data, device):
         self.args, self.data, self.device = args, data, device
         self.history, self.interrupted, self.train_seconds, self.temperature = {}, False, 0.0, 1.0
+        self.class_weight = None
         if data.kind == "folder" and args.output_dir.resolve().is_relative_to(data.source.train.resolve()):
             expected = f"--output-dir must lie outside {data.source.train}, or its figures would become a class"
             raise InputError(f"{expected}; choose another folder. Received: {args.output_dir}")
@@ -70,7 +71,7 @@ class Run:
     def epochs_done(self):
         return len(self.history.get("loss", []))
 
-    def fit(self, model, curriculum, validation_data, start=0, end=None):
+    def fit(self, model, curriculum, validation_data, start=0, end=None, class_weight=None):
         """Train as `model.fit` does, with a checkpoint after every epoch; Ctrl-C ends the training, not the run.
 
         Args:
@@ -78,12 +79,14 @@ class Run:
             curriculum: `cnn_utils.Curriculum`.
             validation_data: `tf.data.Dataset` of (images, labels).
             start, end: the epochs to train, counted from 0; by default all.
+            class_weight: as Keras's `fit` takes it, from `cnn_utils.class_weights`; the validation loss has no weights.
 
         Returns: dict of lists, the history from the first epoch on.
         Raises InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
         Raises KeyboardInterrupt: before the first epoch was finished.
         """
         end = curriculum.epochs if end is None else end
+        self.class_weight = class_weight
         build_variables(model, curriculum.stages[0].y[:1])  # first, or Keras would not restore the optimizer's state
         if self.checkpoint:
             self._restore(model)
@@ -98,8 +101,9 @@ class Run:
         started = time.perf_counter()
         try:
             dataset, steps = curriculum.dataset(self.epochs_done), curriculum.steps_per_epoch
-            options = {"shuffle": False, "validation_data": validation_data, "callbacks": self._callbacks()}
-            model.fit(dataset, initial_epoch=self.epochs_done, epochs=end, steps_per_epoch=steps, **options)
+            options = {"shuffle": False, "class_weight": class_weight, "callbacks": self._callbacks()}
+            options |= {"initial_epoch": self.epochs_done, "epochs": end, "steps_per_epoch": steps}
+            model.fit(dataset, validation_data=validation_data, **options)
         except InputError:
             print()  # after the progress bar
             raise
@@ -207,6 +211,8 @@ class Run:
             "test_loss": results["loss"],
             "test_accuracy": results["accuracy"],
             "test_accuracy_interval": results["interval"],
+            "test_balanced_accuracy": results["balanced_accuracy"],
+            "loss_weights": self.class_weight and {data.class_names[y]: w for y, w in self.class_weight.items()},
             **reliability,
             "classes": [
                 {"name": name, "precision": _json_number(p), "recall": _json_number(r), "examples": int(count)}

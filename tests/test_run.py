@@ -370,6 +370,7 @@ def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run
         ["--seed", 9],
         ["--no-mix-synthetic"],
         ["--no-rendered"],
+        ["--no-class-weights"],
         ["--mixed-precision"],
         ["--no-mixed-precision"],
         ["--deterministic"],
