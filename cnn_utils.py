@@ -1,7 +1,7 @@
 """What the three scripts share: data in, metrics and figures out.
 
     data         load_happy_dataset, load_signs_dataset, add_synthetic
-    preparation  split_validation, one_hot, print_shapes (the split is in datasets/splits.py)
+    preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
     batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
     a run        Run (in support/run.py), predict_or_export (in support/predict.py)
     evaluation   evaluate
@@ -203,6 +203,29 @@ def one_hot(y, classes):
     return rows[np.minimum(y, classes)]
 
 
+def class_weights(y, class_names):
+    """Weigh the classes in the loss so that each counts the same, if their sizes differ much, and say so.
+
+    The weight of a class is m / (k * its images), as in scikit-learn's "balanced".
+
+    Args:
+        y: training labels as the loss wants them: (m, 1) or one-hot (m, k).
+        class_names: the k class names.
+
+    Returns: dict from label to weight, for Keras's `fit`; None unless the largest class has more than 1.5 times the
+        images of the smallest.
+    """
+    counts = np.bincount(class_labels(y), minlength=len(class_names))
+    there = counts > 0
+    fewest, most = counts[there].min(), counts.max()
+    if most <= 1.5 * fewest:
+        return None
+    weights = np.where(there, len(y) / (there.sum() * np.maximum(counts, 1)), 1.0)
+    listed = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(class_names, weights))
+    print(f"\nThe classes have {fewest:,} to {most:,} images; a rare one counts more in the loss. Weights: {listed}")
+    return dict(enumerate(weights.tolist()))
+
+
 def print_shapes(title, **arrays):
     """Print name, shape, type and range of each array; images on disk are not read for that."""
     print(f"\n{title}")
@@ -224,9 +247,9 @@ def evaluate(model, x, y, class_names):
         class_names: the k class names.
 
     Returns:
-        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `probabilities` (m, k),
-        `labels` (m,), `predictions` (m,), `confusion` (k, k) int, rows = true class, and `precision` and `recall` (k,),
-        NaN for a class that was never predicted or never there.
+        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `balanced_accuracy` (mean
+        recall of the classes in `y`), `probabilities` (m, k), `labels` (m,), `predictions` (m,), `confusion` (k, k)
+        int, rows = true class, and `precision` and `recall` (k,), NaN for a class never predicted or never there.
     """
     import keras
     from scipy.stats import binomtest
@@ -243,15 +266,18 @@ def evaluate(model, x, y, class_names):
     with np.errstate(invalid="ignore"):
         precision = np.diag(confusion) / confusion.sum(axis=0)
         recall = np.diag(confusion) / confusion.sum(axis=1)
+    balanced_accuracy = float(np.nanmean(recall))
 
     print(f"\nTest loss:     {loss:.4f}")
-    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})\n")
+    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})")
+    print(f"Balanced accuracy: {balanced_accuracy:.2%}, the mean of the recall of each class\n")
     width = max(5, *map(len, class_names))
     print(f"  {'class':<{width}}  precision  recall  images")
     for name, p, r, images in zip(class_names, precision, recall, confusion.sum(axis=1)):
         p, r = ("-" if math.isnan(value) else f"{value:.1%}" for value in (p, r))
         print(f"  {name:<{width}}  {p:>9}  {r:>6}  {images:>6}")
     scores = {"loss": loss, "accuracy": correct / count, "interval": [low, high]}
+    scores["balanced_accuracy"] = balanced_accuracy
     arrays = {"probabilities": probabilities, "labels": labels, "predictions": predictions, "confusion": confusion}
     return {**scores, **arrays, "precision": precision, "recall": recall}
 

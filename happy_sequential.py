@@ -111,13 +111,14 @@ def main():
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)
     #    A hundred images need as many steps as five hundred.
     images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for stages, epochs, learning_rate in phases:
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * curriculum.steps_per_epoch)
         #    At the end, Keras replaces the weights by their moving average: single steps on few images are noisy.
         optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
         model.compile(optimizer, loss=loss, metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

@@ -33,9 +33,8 @@ def parse_args():
     defaults = {"epochs": 38, "batch_size": 32, "learning_rate": 1e-3, "weights": ("random", "imagenet")}
     parser = cli.ScriptParser(__doc__, "signs_resnet50", **defaults)
     blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
-    parser.add_argument(
-        "--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks
-    )
+    add = parser.add_argument
+    add("--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks)
     args = parser.parse_args()
     if args.weights != "random" and args.epochs < 2:
         parser.error(f"--weights trains the last layer first: expected --epochs of at least 2. Received: {args.epochs}")
@@ -96,6 +95,7 @@ def main():
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
         alone = max(1, args.epochs // 5)
         phases = [(alone, args.learning_rate), (args.epochs - alone, args.learning_rate / 10)]
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for epochs, learning_rate in phases:
         set_trainable(model, head_only=(epochs, learning_rate) != phases[-1])
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
@@ -106,7 +106,7 @@ def main():
             0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=learning_rate
         )
         model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

@@ -117,14 +117,18 @@ class ScriptParser(argparse.ArgumentParser):
         add("--mix-synthetic", action=yes_or_no, default=True,
             help="add SYNTHETIC images to the photographs in one stage of the training (default: yes)")
         add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
+        add("--class-weights", action=yes_or_no, default=True,
+            help="let a rare class count for more in the loss, if the largest class has more than 1.5 times the images "
+                 "of the smallest (default: yes)")
         add("--mixed-precision", action=yes_or_no, default=bfloat16,
             help="compute in 16 bits (bfloat16) with 32-bit weights "
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
         add("--seeds", type=integer(1, 1000), default=1, metavar="N",
             help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
         add("--resume", action="store_true", help="continue an interrupted or killed run that had the same settings")
-        add("--deterministic", action="store_true",
-            help="give the same result to the last bit on the same machine; slower")
+        add("--deterministic", action=yes_or_no, default=None,
+            help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
+                 "nobody has measured what it costs)")
         add("--dry-run", action="store_true",
             help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
@@ -176,5 +180,8 @@ def run_seeds(args):
 
 
 def start_tensorflow(args, rewrite_graph=True):
-    """Start TensorFlow as the options say; see `support.startup`."""
-    return startup.start_tensorflow(args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph)
+    """Start TensorFlow as the options say, settle --deterministic, return the device; see `support.startup`."""
+    device, args.deterministic = startup.start_tensorflow(
+        args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph
+    )
+    return device

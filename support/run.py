@@ -25,8 +25,8 @@ from support.pretrained import weights_file
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = """weights pretrain epochs batch_size learning_rate seed mix_synthetic mixed_precision deterministic dry_run
-    identity_blocks""".split()
+SETTINGS = """weights pretrain epochs batch_size learning_rate seed mix_synthetic class_weights mixed_precision
+    deterministic dry_run identity_blocks""".split()
 
 
 class Run:
@@ -50,7 +50,7 @@ class Run:
     def __init__(self, script, args, data, device):
         self.args, self.data, self.device = args, data, device
         self.history, self.interrupted, self.train_seconds, self.temperature = {}, False, 0.0, 1.0
-        self.boundaries, self.examples_per_epoch, self.epochs = [], 0, 0
+        self.boundaries, self.examples_per_epoch, self.epochs, self.class_weight = [], 0, 0, None
         if data.kind == "folder" and args.output_dir.resolve().is_relative_to(data.source.train.resolve()):
             expected = f"--output-dir must lie outside {data.source.train}, or its figures would become a class"
             raise InputError(f"{expected}; choose another folder. Received: {args.output_dir}")
@@ -73,7 +73,7 @@ class Run:
     def epochs_done(self):
         return len(self.history.get("loss", []))
 
-    def fit(self, model, curriculum, validation_data):
+    def fit(self, model, curriculum, validation_data, class_weight=None):
         """Train as `model.fit` does, with a checkpoint after every epoch; Ctrl-C ends the training, not the run.
 
         A second call continues after the epochs of the first, with another optimizer or other layers frozen.
@@ -82,6 +82,7 @@ class Run:
             model: compiled Keras model.
             curriculum: `cnn_utils.Curriculum`.
             validation_data: `tf.data.Dataset` of (images, labels).
+            class_weight: as Keras's `fit` takes it, from `cnn_utils.class_weights`; the validation loss has no weights.
 
         Returns: dict of lists, the history from the first epoch on.
         Raises InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
@@ -89,6 +90,7 @@ class Run:
         """
         if self.interrupted:
             return self.history
+        self.class_weight = class_weight
         start, end = self.epochs, self.epochs + curriculum.epochs
         self.epochs, self.examples_per_epoch = end, curriculum.examples_per_epoch
         self.boundaries += [(name, start + first, start + last) for name, first, last in curriculum.boundaries]
@@ -105,8 +107,9 @@ class Run:
         started = time.perf_counter()
         try:
             dataset, steps = curriculum.dataset(self.epochs_done - start), curriculum.steps_per_epoch
-            options = {"shuffle": False, "validation_data": validation_data, "callbacks": self._callbacks()}
-            model.fit(dataset, initial_epoch=self.epochs_done, epochs=end, steps_per_epoch=steps, **options)
+            options = {"shuffle": False, "class_weight": class_weight, "callbacks": self._callbacks()}
+            options |= {"initial_epoch": self.epochs_done, "epochs": end, "steps_per_epoch": steps}
+            model.fit(dataset, validation_data=validation_data, **options)
         except InputError:
             print()  # after the progress bar
             raise
@@ -214,6 +217,8 @@ class Run:
             "test_loss": results["loss"],
             "test_accuracy": results["accuracy"],
             "test_accuracy_interval": results["interval"],
+            "test_balanced_accuracy": results["balanced_accuracy"],
+            "loss_weights": self.class_weight and {data.class_names[y]: w for y, w in self.class_weight.items()},
             **reliability,
             "classes": [
                 {"name": name, "precision": _json_number(p), "recall": _json_number(r), "examples": int(count)}

@@ -49,6 +49,7 @@ def open_tiny_run(folder, *options):
 
     parser = cli.ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01)
     args = parser.parse_args(["--output-dir", str(folder), *map(str, options)])
+    args.deterministic = bool(args.deterministic)  # settled by `cli.start_tensorflow` in a script
     images = np.random.default_rng(0).integers(0, 256, (39, 64, 64, 3), np.uint8)
     labels = np.arange(39) % 3
     source = utils.Source("real", pathlib.Path("train_tiny.h5"), pathlib.Path("test_tiny.h5"))
