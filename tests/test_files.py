@@ -12,7 +12,8 @@ from datasets.images import read_image
 from support.errors import InputError, require, run_main
 from support.files import atomic_write, write_json
 from support.output import prepare_output_dir
-from support.predict import load_trained_model, predict_images
+from support.predict import predict_images
+from support.trained_model import load_trained_model
 
 # -------------------------------------------------------------------- whole or not
 

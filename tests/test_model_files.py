@@ -10,11 +10,11 @@ import pytest
 
 import happy_sequential
 import signs_functional
-from support import predict
+from support import trained_model
 from support.errors import InputError
 from support.ood import feature_bank, ood_threshold
-from support.predict import load_trained_model
 from support.run import Run
+from support.trained_model import load_trained_model
 
 DIGITS = tuple("012345")
 
@@ -206,6 +206,6 @@ def test_a_file_that_is_not_a_model_names_the_script(tmp_path):
 def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
     write_model(tmp_path / "model.keras", **{"notes.json": " " * 500_000})
     load_trained_model(tmp_path, "signs_functional", DIGITS)
-    monkeypatch.setattr(predict, "MAX_FILE_BYTES", 500_000)
+    monkeypatch.setattr(trained_model, "MAX_FILE_BYTES", 500_000)
     with pytest.raises(InputError, match=r"Received: an archive of \d{3},\d{3} bytes when unpacked"):
         load_trained_model(tmp_path, "signs_functional", DIGITS)
