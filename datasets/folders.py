@@ -92,7 +92,7 @@ def images_in(folder, on_error=None):
     """
     from PIL import Image
 
-    suffixes = set(Image.registered_extensions())
+    suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
     found = []
     # Links to folders are not followed: a link to a parent would never end.
     for place, folders, files in os.walk(folder, onerror=on_error):

@@ -53,11 +53,11 @@ def existing_folder(text):
 
 
 def crop(text):
-    """argparse type: "center", "stretch", or a square as three integers: left, top and side in pixels."""
-    if text in ("center", "stretch"):
+    """argparse type: "auto", "center", "stretch", or a square as three integers: left, top and side in pixels."""
+    if text in ("auto", "center", "stretch"):
         return text
     if not re.fullmatch(r"\d+,\d+,0*[1-9]\d*", text):
-        expected = "center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels"
+        expected = "auto, center, stretch, or X,Y,SIZE: left edge, top edge and side of a square in pixels"
         raise argparse.ArgumentTypeError(f"expected {expected}. Received: {text!r}")
     return tuple(map(int, text.split(",")))
 
@@ -138,13 +138,15 @@ class ScriptParser(argparse.ArgumentParser):
         add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
         trained = self.add_argument_group("with a trained model, instead of training")
         add = trained.add_mutually_exclusive_group().add_argument
-        add("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE", help="classify these images")
+        add("--predict", nargs="+", type=pathlib.Path, metavar="PATH",
+            help="classify these images, and all images in these folders")
         add("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
             help="export the model for other programs, and compare its outputs")
         add = trained.add_argument
-        add("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
-            help="the part of an image to use: the largest square in the middle, all of it squeezed into a square, "
-                 "or a square given in pixels (default: center)")
+        add("--crop", type=crop, default="auto", metavar="{auto,center,stretch,X,Y,SIZE}",
+            help="the part of an image to use: a square around the hand or the face, if there is one to be found; the "
+                 "largest square in the middle; all of it, squeezed into a square; or a square given in pixels "
+                 "(default: auto; for classes of your own, that is the middle)")
         add("--tta", action="store_true", help="average the predictions for ten crops of each image")
         add("--explain", action="store_true", help="save heatmaps of what led to the prediction (Grad-CAM)")
         # fmt: on

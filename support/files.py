@@ -1,14 +1,16 @@
 """Files: written whole or not at all, hashed, and described in words when they are not what was expected."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 
-from support.errors import InputError
+from support.errors import InputError, printable
 
 
 @contextlib.contextmanager
@@ -45,6 +47,25 @@ def write_json(value, path):
     """Save a dict as indented JSON."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"Saved {path}")
+
+
+@contextlib.contextmanager
+def csv_table(path):
+    """Yield a function that writes a list as a row of a CSV file, at once, so that little is lost in a crash.
+
+    Unprintable characters are escaped. A text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
+
+    def cell(value):
+        text = printable(str(value))
+        formula = text.startswith(("=", "+", "-", "@")) and not re.fullmatch(r"[+-]?[\d.]+", text)
+        return f"'{text}" if formula else text
+
+    # Lines end as `csv` has them; each is flushed.
+    with atomic_write(path) as temporary, open(temporary, "w", buffering=1, encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        yield lambda row: writer.writerow([cell(value) for value in row])
     print(f"Saved {path}")
 
 

@@ -1,24 +1,50 @@
 """--predict: what a trained model says about images of your own."""
 
+import collections
+import concurrent.futures
+import math
+import os
 import pathlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+from tqdm import tqdm
 
-from datasets.images import read_image
+from datasets.folders import images_in
+from datasets.images import Photo, read_photo
 from support.calibration import features, logits, softmax
-from support.errors import InputError, printable
+from support.detection import SUBJECTS, finder
+from support.errors import INTERRUPTED, InputError, printable
 from support.explain import overlay_heatmap
 from support.export import export_model
-from support.figures import image_grid, show_figures
-from support.files import atomic_write
+from support.figures import SECOND, image_grid, show_figures
+from support.files import atomic_write, csv_table
 from support.ood import knn_distance
 from support.output import prepare_output_dir
 from support.trained_model import load_trained_model
 
 # Predictions with a lower probability are "not sure": more than three in ten of them would be wrong.
 CONFIDENCE = 0.7
+
+# So many images are printed and drawn one by one.
+FEW = 24
+
+# So many images are read and classified at a time.
+BATCH = 64
+
+# Columns of the table: the edges of what the model saw, in pixels of the upright image.
+BOX = "left", "top", "right", "bottom"
+
+
+class Answer(NamedTuple):
+    """What is known about a file."""
+
+    path: pathlib.Path
+    photo: Photo | None  # None: the file cannot be read
+    probabilities: np.ndarray | None  # (k,)
+    reason: str  # not to be sure, or what is wrong with the file
 
 
 def predict_or_export(args, script, class_names, network=None):
@@ -27,7 +53,10 @@ def predict_or_export(args, script, class_names, network=None):
     if args.export:
         export_model(model, args.export, args.output_dir)
         return 0
-    options = {"crop": args.crop, "tta": args.tta, "explain": args.explain}
+    # In images of your own classes, nothing is known to look for.
+    ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
+    subject = SUBJECTS[script] if ours else None
+    options = {"subject": subject, "crop": args.crop, "tta": args.tta, "explain": args.explain}
     code = predict_images(model, metadata, args.predict, args.output_dir, **options)
     if args.show:
         show_figures()
@@ -46,49 +75,159 @@ def ten_crop(image):
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
-def predict_images(model, metadata, paths, output_dir, *, crop="center", tta=False, explain=False):
-    """Print the class of each image, or "not sure" and the reason; return 1 if a file could not be read, else 0.
+def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="auto", tta=False, explain=False):
+    """Say for each image which class it shows, or "not sure" and the reason; return the exit code.
+
+    `predictions.csv` holds every answer. Up to FEW answers are printed and drawn; of more images, a summary is printed
+    and FEW are drawn. Memory does not grow with the number of images.
 
     Args:
         model, metadata: from `load_trained_model`.
-        paths: the image files.
-        output_dir: folder; what the model saw is saved in its subfolder `predictions`.
-        crop: see `read_image`.
+        paths: image files, and folders of images.
+        output_dir: folder; everything is saved in its subfolder `predictions`.
+        subject: "hand" or "face", what "auto" crops to; None: the middle.
+        crop: see `read_photo`.
         tta: bool, average the probabilities over ten crops of each image.
         explain: bool, save the Grad-CAM heatmaps as well.
+
+    Returns: 0; 1 if something could not be read; 130 after Ctrl-C, with what was answered before it saved.
     """
-    images, readable, captions, heatmaps = [], [], [], []
-    for path in paths:
-        try:
-            images.append(read_image(path, model.input_shape[1], crop))
-            readable.append(path)
-        except InputError as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-    if not images:
+    files, faults = list_images(paths)
+    if not files:
         return 1
-    folder = prepare_output_dir(pathlib.Path(output_dir) / "predictions")
-    results = _classify(model, metadata, images, tta)
-    for number, (path, image, (probabilities, reason)) in enumerate(zip(readable, images, results), 1):
+    folder, classes = prepare_output_dir(pathlib.Path(output_dir) / "predictions"), metadata["classes"]
+    find = _finder(subject) if crop == "auto" else None
+    subject = find and subject
+    step = math.ceil(len(files) / FEW)
+    drawn, counts, interrupted = [], collections.Counter(), False
+    with csv_table(folder / "predictions.csv") as write_row:
+        write_row(["file", "class", *(f"probability {name}" for name in classes), "sure", "reason", *BOX, "crop"])
+        answers = _answers(model, metadata, files, lambda path: read_photo(path, model.input_shape[1], crop, find), tta)
+        try:
+            for number, answer in enumerate(tqdm(answers, total=len(files), unit="image", disable=step == 1)):
+                write_row(_table_row(answer, classes, subject))
+                if answer.photo is None:
+                    faults += 1
+                    tqdm.write(f"error: {printable(answer.reason)}", file=sys.stderr)
+                    continue
+                counts["not sure" if answer.reason else classes[answer.probabilities.argmax()]] += 1
+                if number % step == 0:
+                    drawn.append((number + 1, answer))
+        except KeyboardInterrupt:
+            interrupted = True
+    if step > 1:
+        found = ", ".join(f"{name}: {counts[name]:,}" for name in (*classes, "not sure"))
+        print(f"{counts.total():,} of {len(files):,} images answered: {found}; {len(drawn)} of them are drawn")
+    if drawn:
+        _draw(model, metadata, drawn, folder, subject, explain, quiet=step > 1)
+    return INTERRUPTED if interrupted else 1 if faults else 0
+
+
+def list_images(paths):
+    """Return the image files among the paths and in the folders among them, and the number of faults, which it names.
+
+    Folders are searched with everything below them, in alphabetical order.
+    """
+    files, faults = [], []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = images_in(path, lambda error: faults.append(f"{error.filename}: a folder that cannot be listed"))
+        if not found:
+            kinds = collections.Counter(
+                file.suffix.lower() or "no suffix" for file in path.rglob("*") if file.is_file()
+            )
+            others = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(3)) or "no files"
+            faults.append(f"{path}: expected a folder with images (.jpg, .png, .webp, .tif, ...). Received: {others}")
+        files += found
+    for fault in faults:
+        print(f"error: {printable(fault)}", file=sys.stderr)
+    return files, len(faults)
+
+
+def _finder(subject):
+    """Return the function that finds the subject, or None; say so if a package for it is missing."""
+    try:
+        return subject and finder(subject)
+    except InputError as error:
+        print(f"The centre of each image is used. {error}")
+
+
+def _answers(model, metadata, files, read, tta):
+    """Yield an `Answer` for each file; BATCH images are read in threads, as Pillow decodes without Python's lock."""
+
+    def photo_or_fault(path):
+        try:
+            return read(path)
+        except InputError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(files), BATCH):
+            batch = files[start : start + BATCH]
+            photos = list(pool.map(photo_or_fault, batch))
+            readable = [photo.pixels for photo in photos if isinstance(photo, Photo)]
+            results = iter(_classify(model, metadata, readable, tta) if readable else ())
+            for path, photo in zip(batch, photos):
+                yield (
+                    Answer(path, photo, *next(results)) if isinstance(photo, Photo) else Answer(path, None, None, photo)
+                )
+
+
+def _table_row(answer, classes, subject):
+    """Return the cells of an answer in `predictions.csv`."""
+    path, photo, probabilities, reason = answer
+    if photo is None:
+        return [path, "", *[""] * len(classes), "no", reason, *[""] * len(BOX), ""]
+    values = [f"{value:.6f}" for value in probabilities]
+    edges = [f"{value:g}" for value in photo.box]
+    return [
+        path,
+        classes[probabilities.argmax()],
+        *values,
+        "no" if reason else "yes",
+        reason,
+        *edges,
+        _found(photo, subject),
+    ]
+
+
+def _found(photo, subject):
+    """Say in words whether the subject was found, "" if it was not looked for."""
+    return f"{'' if photo.found else 'no '}{subject} found" if subject else ""
+
+
+def _draw(model, metadata, answers, folder, subject, explain, quiet):
+    """Save what the model saw, alone and beside the whole image, and print the answers unless `quiet`."""
+    images, captions, heatmaps = [], [], []
+    for number, (path, photo, probabilities, reason) in answers:
         label = probabilities.argmax()
         answer = f"{metadata['classes'][label]} ({probabilities[label]:.1%})"
         # Numbered, because two folders may hold the same name; cut, because a name has at most 255 bytes.
         seen = folder / f"{number:02d}_{printable(path.stem).encode()[:100].decode(errors='ignore')}.png"
         with atomic_write(seen) as temporary:
-            Image.fromarray(image).save(temporary)
-        name = printable(path.name)
+            Image.fromarray(photo.pixels).save(temporary)
+        name, found = printable(path.name), _found(photo, subject)
         name = name if len(name) <= 24 else f"{name[:11]}...{name[-10:]}"
-        captions.append(f"{name}\n{'not sure: ' if reason else ''}{answer}")
-        answer = f"not sure, {reason}; best guess {answer}" if reason else answer
-        print(f"{printable(str(path))}: {answer}; what the model saw: {seen}")
+        whole = Image.fromarray(photo.overview)
+        edges = [photo.scale * edge for edge in photo.box]
+        width = max(1, max(whole.size) // 80)
+        ImageDraw.Draw(whole).rectangle([*edges[:2], edges[2] - 1, edges[3] - 1], outline=SECOND, width=width)
+        images += [whole, photo.pixels]
+        captions += [f"{name}\n{found}", f"not sure:\n{answer}" if reason else answer]
         if explain:
-            heatmaps.append(overlay_heatmap(model, image, label))
+            heatmaps.append(overlay_heatmap(model, photo.pixels, label))
+        if not quiet:
+            answer = f"not sure, {reason}; best guess {answer}" if reason else answer
+            found = f"{found}; " if found else ""
+            print(f"{printable(str(path))}: {answer}; {found}what the model saw: {seen}")
     trained = ", trained on SYNTHETIC images," if metadata["data"] == "synthetic" else ""
     # The images are the user's own, so the figures are never marked as synthetic.
     image_grid(images, captions, f"What the model{trained} saw and predicted", folder / "predictions.png", "real")
     if explain:
         title = "What led to the prediction: the brighter, the more"
-        image_grid(heatmaps, captions, title, folder / "explanations.png", "real")
-    return 1 if len(readable) < len(paths) else 0
+        image_grid(heatmaps, captions[1::2], title, folder / "explanations.png", "real")
 
 
 def _classify(model, metadata, images, tta):
