@@ -59,10 +59,9 @@ def csv_table(path):
 
     def cell(value):
         text = printable(str(value))
-        formula = text.startswith(("=", "+", "-", "@")) and not re.fullmatch(r"[+-]?[\d.]+", text)
-        return f"'{text}" if formula else text
+        number = isinstance(value, int | float) or re.fullmatch(r"[+-]?[\d.]+", text)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not number else text
 
-    # Lines end as `csv` has them; each is flushed.
     with atomic_write(path) as temporary, open(temporary, "w", buffering=1, encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         yield lambda row: writer.writerow([cell(value) for value in row])

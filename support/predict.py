@@ -195,7 +195,9 @@ def _table_row(answer, classes, subject):
 
 def _found(photo, subject):
     """Say in words whether the subject was found, "" if it was not looked for."""
-    return f"{'' if photo.found else 'no '}{subject} found" if subject else ""
+    if not subject:
+        return ""
+    return f"{subject} found" if photo.found else f"no {subject} found: centre"
 
 
 def _draw(model, metadata, answers, folder, subject, explain, quiet):

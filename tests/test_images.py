@@ -1,9 +1,14 @@
 """Reading one image: what `read_image` makes of every kind of file, and what it refuses."""
 
+import base64
+import importlib.util
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.folders import images_in
 from datasets.images import read_image
 from support.errors import InputError
 
@@ -189,3 +194,26 @@ def test_a_crop_outside_the_image_is_refused(tmp_path):
     four_colours(160, 80).save(tmp_path / "wide.png")
     with pytest.raises(InputError, match="within the image of 160 x 80 pixels. Received: 100,0,70"):
         read_image(tmp_path / "wide.png", 64, (100, 0, 70))
+
+
+# Four colours as a HEIC image of 64 x 64 pixels, compressed: no package that this project uses can write one.
+HEIC = (
+    "eNpjYGCQSSupLMhIzUxmAILczDRDEDs3MzGNgYExLDe1JJEBAhQzUnKKoGyGgszkEgY0oJSZkw82xMWBgREIgYCxCkIDgQMQK2dm"
+    "5qWBeSBRUSAnlQnKyyhLNgQx+QoyS3LhSq5lFhQVAOntmQXJ+UC6AqjMmZEZJDQBrEjuA8Ofvz9+MDDwMycAdUg4MPIw/v8PUsAM"
+    "UsEMQnK7mBwSgZLaToyMaDILFBpZp73y1FyXxyTFwwESOgEiOBySgOrZXRgPFm1QAjlcODk/pygvOacCKMzLwNYAFBLJLC5IRfIb"
+    "CAsUZFZkggSYOTiApjGIZxbkwoIPGCIsjUzMLECmR25KIij0bDQY13M+ULQsjf//J9P+/+9f/Iq/WSXT59VpL5r//dX6/x8/q3P+"
+    "/7HBhf1T0cb6dw+Nlf9/WhZZv+Ri0+8pJxsAlMtixw=="
+)
+
+
+def test_a_heic_photo_is_read_or_the_missing_package_named(tmp_path, monkeypatch):
+    (tmp_path / "phone.heic").write_bytes(zlib.decompress(base64.b64decode(HEIC)))
+    assert images_in(tmp_path) == [tmp_path / "phone.heic"]
+    if importlib.util.find_spec("pi_heif") is not None:
+        assert_upright(read_image(tmp_path / "phone.heic", 64), tolerance=12)
+        (tmp_path / "damaged.heic").write_bytes((tmp_path / "phone.heic").read_bytes()[:300])
+        with pytest.raises(InputError, match="damaged.heic: expected an image"):
+            read_image(tmp_path / "damaged.heic", 64)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match='phone.heic: a HEIC image needs .* pi_heif: pip install "pi-heif>=1.4,<2"'):
+        read_image(tmp_path / "phone.heic", 64)

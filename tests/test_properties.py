@@ -1,5 +1,9 @@
 """Whatever bytes a file holds, and whatever a folder is filled with: a result or an `InputError`, nothing else."""
 
+import csv
+import itertools
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +14,8 @@ from benchmarks.fuzz import good_h5, good_images
 from datasets.hdf5 import load_h5
 from datasets.images import read_image
 from support.calibration import calibration_error, fit_temperature, softmax
-from support.errors import InputError
+from support.errors import InputError, printable
+from support.files import csv_table
 
 EXAMPLES = settings(
     max_examples=150,
@@ -88,3 +93,22 @@ def test_calibration_keeps_every_prediction_and_stays_finite(rows, data):
     clear = clear[:, 2] - clear[:, 1] > 1e-6
     assert (calibrated.argmax(axis=1) == logits.argmax(axis=1))[clear].all()
     assert 0 <= calibration_error(calibrated, labels) <= 1
+
+
+# Any characters, also those that stand for the bytes of a name that is not UTF-8; and what spreadsheets run.
+CELLS = st.text(st.characters()) | st.text("=+-@1,\"'\n\r\udcff", max_size=5)
+
+
+@EXAMPLES
+@given(rows=st.lists(st.lists(CELLS | st.integers() | st.floats(-1e9, 1e9), min_size=2, max_size=4), max_size=6))
+def test_a_table_comes_back_as_it_was_written_without_formulas(tmp_path, rows):
+    with csv_table(tmp_path / "table.csv") as write_row:
+        for row in rows:
+            write_row(row)
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        found = list(csv.reader(file))
+    assert [len(row) for row in found] == [len(row) for row in rows]
+    for cell, value in zip(itertools.chain(*found), itertools.chain(*rows)):
+        assert cell in (printable(str(value)), f"'{printable(str(value))}")
+        assert cell[:1] not in ("=", "+", "-", "@") or re.fullmatch(r"[+-][\d.]+(e[+-]\d+)?", cell)
+        assert isinstance(value, str) or float(cell) == value
