@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import math
 import os
 import pathlib
 import sys
@@ -98,28 +97,30 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
     folder, classes = prepare_output_dir(pathlib.Path(output_dir) / "predictions"), metadata["classes"]
     find = _finder(subject) if crop == "auto" else None
     subject = find and subject
-    step = math.ceil(len(files) / FEW)
+    # Evenly spread, because a folder's first images are often of one kind.
+    to_draw = set(np.linspace(0, len(files) - 1, min(FEW, len(files))).round())
+    few = len(files) <= FEW
     drawn, counts, interrupted = [], collections.Counter(), False
     with csv_table(folder / "predictions.csv") as write_row:
         write_row(["file", "class", *(f"probability {name}" for name in classes), "sure", "reason", *BOX, "crop"])
         answers = _answers(model, metadata, files, lambda path: read_photo(path, model.input_shape[1], crop, find), tta)
         try:
-            for number, answer in enumerate(tqdm(answers, total=len(files), unit="image", disable=step == 1)):
+            for number, answer in enumerate(tqdm(answers, total=len(files), unit="image", disable=few)):
                 write_row(_table_row(answer, classes, subject))
                 if answer.photo is None:
                     faults += 1
                     tqdm.write(f"error: {printable(answer.reason)}", file=sys.stderr)
                     continue
                 counts["not sure" if answer.reason else classes[answer.probabilities.argmax()]] += 1
-                if number % step == 0:
+                if number in to_draw:
                     drawn.append((number + 1, answer))
         except KeyboardInterrupt:
             interrupted = True
-    if step > 1:
+    if not few:
         found = ", ".join(f"{name}: {counts[name]:,}" for name in (*classes, "not sure"))
         print(f"{counts.total():,} of {len(files):,} images answered: {found}; {len(drawn)} of them are drawn")
     if drawn:
-        _draw(model, metadata, drawn, folder, subject, explain, quiet=step > 1)
+        _draw(model, metadata, drawn, folder, subject, explain, quiet=not few)
     return INTERRUPTED if interrupted else 1 if faults else 0
 
 
