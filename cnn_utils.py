@@ -21,7 +21,7 @@ from datasets.folders import has_classes, images_in, load_folder, names_sha256, 
 from datasets.hdf5 import is_synthetic, load_h5, schema_error
 from datasets.splits import split_validation, subset_per_class
 from datasets.synthetic import render_dataset
-from support.calibration import class_labels, class_probabilities
+from support.calibration import class_labels, class_probabilities, wrong_predictions
 from support.curriculum import Curriculum, Stage, evaluation_dataset
 from support.errors import InputError
 from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
@@ -64,6 +64,7 @@ class Dataset(NamedTuple):
     class_names: tuple
     source: Source
     hashes: dict  # file name -> SHA-256; of a folder, that of its images' names and sizes
+    test_names: Any = None  # (t,), the files of the test images, or their positions in the .h5 file, counted from 0
 
     @property
     def kind(self):
@@ -146,11 +147,13 @@ def _load(name, class_names, data, data_dir, dry_run):
         if isinstance(classes, tuple):
             class_names = classes
         hashes = {path.name: sha256(path) for path in (source.train, source.test)}
+    test_names = getattr(test_x, "paths", np.arange(len(test_x)))
     if dry_run:
         train_x, train_y = subset_per_class(train_x, train_y, 8)
+        test_names, _ = subset_per_class(test_names, test_y, 4)
         test_x, test_y = subset_per_class(test_x, test_y, 4)
     print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-    return Dataset(train_x, train_y, test_x, test_y, class_names, source, hashes)
+    return Dataset(train_x, train_y, test_x, test_y, class_names, source, hashes, test_names)
 
 
 def _check_classes(source, classes, test_classes, train_y, test_y, count):
@@ -337,10 +340,8 @@ def plot_mistakes(x, results, class_names, path, kind, most=24):
         most: int, the largest number of images to draw.
     """
     labels, predictions = results["labels"], results["predictions"]
-    wrong = np.flatnonzero(labels != predictions)
-    confidence = results["probabilities"][np.arange(len(labels)), predictions]
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    shown = wrong[:most]
+    wrong = wrong_predictions(results)
+    shown, confidence = wrong[:most], results["probabilities"].max(axis=1)
     captions = [
         f"is {class_names[labels[index]]}\npredicted {class_names[predictions[index]]}, {confidence[index]:.0%}"
         for index in shown

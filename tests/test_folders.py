@@ -1,5 +1,6 @@
 """Images of your own in folders: how they are found, split, read, packed and trained on."""
 
+import csv
 import json
 import os
 import subprocess
@@ -174,6 +175,10 @@ def test_a_script_trains_on_classes_of_your_own_and_names_them(three, tmp_path, 
         inside = run_script(script, "--dry-run", "--data-dir", three, "--output-dir", three / "out")
         assert inside.returncode == 2 and inside.stderr.startswith(f"error: --output-dir must lie outside {three}")
         assert not (three / "out").exists()
+    rows = list(csv.DictReader(open(tmp_path / "out" / "mistakes.csv")))
+    assert len(rows) == sum(map(sum, metrics["confusion_matrix"])) - np.trace(metrics["confusion_matrix"])
+    for row in rows:  # the file lies in the folder of its class
+        assert os.path.dirname(row["file"]) == str(three / row["true class"]) and os.path.isfile(row["file"])
     predicted = run_script(script, "--output-dir", tmp_path / "out", "--predict", three / "blue" / "003.png")
     assert predicted.returncode == 0 and "your own images of amber, blue, crimson" in predicted.stdout
     assert any(name in predicted.stdout.split("003.png: ")[1] for name in COLOURS)

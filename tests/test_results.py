@@ -1,5 +1,6 @@
 """Metrics, figures and files: what is printed and written is what was measured."""
 
+import csv
 import json
 
 import keras
@@ -260,6 +261,42 @@ def test_mistakes_are_counted_and_their_absence_is_reported(tmp_path, results):
     some, none = drawn_titles()
     assert some.startswith("Mistakes: 2 of 5 test images")
     assert "None: all 5 test images were classified correctly." in none
+
+
+def read_mistakes(folder):
+    with open(folder / "mistakes.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_mistakes_csv_names_the_image_both_classes_and_every_probability(tmp_path, results):
+    run = open_tiny_run(tmp_path)
+    run._save_mistakes(results)
+    first, second = read_mistakes(tmp_path)  # the most confident first, as in the figure
+    assert list(first.values()) == ["4", "2", "1", "0.100000", "0.900000", "0.000000"]
+    assert list(second.values())[:3] == ["3", "2", "1"] and float(second["probability 1"]) == pytest.approx(0.7)
+    assert list(first) == [
+        "index in the test set",
+        "true class",
+        "predicted class",
+        *(f"probability {n}" for n in NAMES),
+    ]
+    # A folder's images have names, whatever is in them.
+    names = np.array([f"me/{n}, 'a'\n{n}.jpg" for n in range(5)], dtype=object)
+    run.data = run.data._replace(source=run.data.source._replace(kind="folder"), test_names=names)
+    run._save_mistakes(results)
+    assert [row["file"] for row in read_mistakes(tmp_path)] == ["me/4, 'a'\\n4.jpg", "me/3, 'a'\\n3.jpg"]
+    run._save_mistakes({**results, "predictions": results["labels"]})
+    assert read_mistakes(tmp_path) == [] and "file," in (tmp_path / "mistakes.csv").read_text()
+
+
+def test_a_mistakes_index_is_the_position_in_the_file(tmp_path, write_h5):
+    """A dry run takes a few images of each class: the index is not that of the subset."""
+    y = np.repeat(np.arange(6), 10)
+    x = np.broadcast_to(np.arange(60, dtype=np.uint8).reshape(-1, 1, 1, 1), (60, 64, 64, 3))
+    for part in ("train", "test"):
+        write_h5(tmp_path / f"{part}_signs.h5", part, x=x, y=y)
+    data = utils.load_signs_dataset("real", tmp_path, dry_run=True)
+    assert len(data.test_names) == 24 and data.test_x[:, 0, 0, 0].tolist() == data.test_names.tolist()
 
 
 def test_a_caption_may_hold_what_matplotlib_takes_for_mathematics(tmp_path):

@@ -270,7 +270,7 @@ def write_results(folder, **others):
     """Put files into a folder as a finished run leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps({**CONFIG, "interrupted": False, **others}))
-    for name in ("model.keras", "examples.png", "history.csv"):
+    for name in ("model.keras", "examples.png", "history.csv", "mistakes.csv"):
         (folder / name).write_text("an hour's work")
 
 
@@ -303,7 +303,7 @@ def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path, capsys):
     (output / "notes.txt").write_text("the user's own")
     prepare_output_dir(output, {**CONFIG, "epochs": 1})
     (archived,) = output.glob("earlier/*/model.keras")
-    assert archived.read_text() == "an hour's work"
+    assert archived.read_text() == archived.with_name("mistakes.csv").read_text() == "an hour's work"
     assert str(archived.parent) in capsys.readouterr().out
     assert not (output / "model.keras").exists() and (output / "notes.txt").exists()
 

@@ -73,7 +73,7 @@ def stages_of(folder):
 def test_dry_run_goes_through_the_whole_script(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
-    files = {"model.keras", "history.csv", "metrics.json", "report.html"}
+    files = {"model.keras", "history.csv", "metrics.json", "mistakes.csv", "report.html"}
     assert {path.name for path in folder.iterdir()} == FIGURES | files
 
     metrics = read_metrics(folder)
