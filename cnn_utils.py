@@ -19,7 +19,7 @@ import numpy as np
 
 from datasets.folders import has_classes, images_in, load_folder, names_sha256, subfolders
 from datasets.hdf5 import is_synthetic, load_h5, schema_error
-from datasets.splits import split_validation, subset_per_class
+from datasets.splits import split_fold, split_validation, subset_per_class
 from datasets.synthetic import render_dataset
 from support.calibration import class_labels, class_probabilities, wrong_predictions
 from support.curriculum import Curriculum, Stage, evaluation_dataset
@@ -71,7 +71,7 @@ class Dataset(NamedTuple):
         return self.source.kind
 
 
-def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
+def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None):
     """Load Happy House: is the person smiling?
 
     Args:
@@ -79,16 +79,17 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
             "auto": real if both files are there, synthetic if neither is.
         data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
         dry_run: bool, only a few images of each class.
+        fold: "I/K": test on fold I of K of the training set and train on the others; the test set is not used.
 
     Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
     Raises InputError: a file is missing or not what it should be.
     """
-    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run)
+    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run, fold)
 
 
-def load_signs_dataset(data="auto", data_dir=None, dry_run=False):
+def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None):
     """Load SIGNS: which digit, 0 to 5, does the hand show? Arguments, result and errors: see `load_happy_dataset`."""
-    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run)
+    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold)
 
 
 def add_synthetic(name, x, y, dry_run=False):
@@ -133,12 +134,12 @@ def find_data(name, data="auto", data_dir=None):
     return Source("synthetic", *render_dataset(name), f", because neither {names[0]} nor {names[1]} is in {folder}")
 
 
-def _load(name, class_names, data, data_dir, dry_run):
+def _load(name, class_names, data, data_dir, dry_run, fold):
     """Find a data set, say where it comes from, read it once and check that train and test fit together."""
     source = find_data(name, data, data_dir)
     print(source)
     if source.kind == "folder":
-        train_x, train_y, test_x, test_y, class_names = load_folder(source.train)
+        train_x, train_y, test_x, test_y, class_names = load_folder(source.train, fold)
         hashes = {source.train.name: names_sha256(source.train, train_x, test_x)}
     else:
         train_x, train_y, classes = load_h5(source.train, "train")
@@ -148,6 +149,8 @@ def _load(name, class_names, data, data_dir, dry_run):
             class_names = classes
         hashes = {path.name: sha256(path) for path in (source.train, source.test)}
     test_names = getattr(test_x, "paths", np.arange(len(test_x)))
+    if fold and source.kind != "folder":
+        train_x, train_y, test_x, test_y, test_names = split_fold(train_x, train_y, fold, unused=source.test)
     if dry_run:
         train_x, train_y = subset_per_class(train_x, train_y, 8)
         test_names, _ = subset_per_class(test_names, test_y, 4)

@@ -54,8 +54,8 @@ def augment(images, seed):
 
 def main():
     args = cli.ScriptParser(__doc__, "happy_sequential", epochs=130, batch_size=32, learning_rate=1e-3).parse_args()
-    if args.seeds > 1:
-        return cli.run_seeds(args)
+    if args.seeds > 1 or args.folds > 1:
+        return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     device = cli.start_tensorflow(args)
@@ -67,7 +67,7 @@ def main():
         return use_trained_model(args)
 
     # 2. Load the training and test sets; plot one image of each class.
-    data = utils.load_happy_dataset(args.data, args.data_dir, args.dry_run)
+    data = utils.load_happy_dataset(args.data, args.data_dir, args.dry_run, args.fold)
     run = utils.Run("happy_sequential", args, data, device)
     if run.finished:
         return 0

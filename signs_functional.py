@@ -57,8 +57,8 @@ def strong_augmentation(images, seed):
 
 def main():
     args = cli.ScriptParser(__doc__, "signs_functional", epochs=75, batch_size=32, learning_rate=3e-3).parse_args()
-    if args.seeds > 1:
-        return cli.run_seeds(args)
+    if args.seeds > 1 or args.folds > 1:
+        return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     device = cli.start_tensorflow(args)
@@ -70,7 +70,7 @@ def main():
         return use_trained_model(args)
 
     # 2. Load the training and test sets; plot one image of each class.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run)
+    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold)
     run = utils.Run("signs_functional", args, data, device)
     if run.finished:
         return 0

@@ -19,12 +19,10 @@ import sys
 import numpy as np
 
 from datasets.images import IMAGE_SHAPE, read_image
-from datasets.splits import split_validation
+from datasets.splits import SPLIT_SEED, split_fold, split_validation
 from support.errors import InputError, printable
 
 TEST_FRACTION = 0.15
-# Fixed, so that another --seed does not move yesterday's training images into today's test set.
-SPLIT_SEED = 1
 
 # Names of the folders of the two sets, in any case; none of them names a class.
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -112,10 +110,12 @@ def names_sha256(folder, *parts):
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def load_folder(folder):
+def load_folder(folder, fold=None):
     """Load images of your own.
 
-    `folder` has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
+    Args:
+        folder: has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
+        fold: "I/K": test on fold I of K, of the images in `train` or, without it, of all images.
 
     Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
     Raises InputError: fewer than two classes, too few images of one, or a class in `test` that `train` lacks.
@@ -136,7 +136,9 @@ def load_folder(folder):
         few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
         expected = f"Each class in {train} needs at least {least} readable images, better a few hundred"
         raise InputError(f"{expected}. Received: {few}")
-    if test:
+    if fold:
+        train_x, train_y, test_x, test_y, _ = split_fold(train_x, train_y, fold, unused=test)
+    elif test:
         unknown = sorted(set(subfolders(test)) - set(classes))
         if unknown:
             raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(unknown)}")

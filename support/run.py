@@ -25,7 +25,7 @@ from support.output import RESULT_FILES, archive, is_finished, prepare_output_di
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = """epochs batch_size learning_rate seed mix_synthetic class_weights mixed_precision deterministic
+SETTINGS = """epochs batch_size learning_rate seed fold mix_synthetic class_weights mixed_precision deterministic
     dry_run identity_blocks weights""".split()
 
 

@@ -60,6 +60,23 @@ def test_a_given_test_set_is_used(tmp_path, test):
     assert classes == ("amber", "blue") and all(f"/{test}/" in path for path in test_x.paths)
 
 
+@pytest.mark.parametrize("test", [False, True])
+def test_the_folds_of_a_folder_hold_every_image_once(tmp_path, capsys, test):
+    make_folder(tmp_path / "train" if test else tmp_path, {"blue": 11, "amber": 6})
+    if test:
+        make_folder(tmp_path / "test", {"blue": 1, "amber": 1})
+    tested = []
+    for number in (1, 2, 3):
+        train_x, train_y, test_x, test_y, _ = folders.load_folder(tmp_path, f"{number}/3")
+        assert not set(train_x.paths) & set(test_x.paths) and len(train_x) + len(test_x) == 17
+        assert np.bincount(test_y)[0] == 2 and np.bincount(test_y)[1] in (3, 4)
+        tested += test_x.paths.tolist()
+    assert len(set(tested)) == len(tested) == 17 and not any("/test/" in path for path in tested)
+    assert capsys.readouterr().out.count(f"; {tmp_path / 'test'} is not used") == (3 if test else 0)
+    with pytest.raises(InputError, match="7 folds need at least 7 images of each class.*Received: a class of 6"):
+        folders.load_folder(tmp_path, "1/7")
+
+
 def test_images_are_read_only_when_needed(three, monkeypatch):
     read = []
     monkeypatch.setattr(folders, "read_image", lambda path, size: read.append(path) or np.zeros((64, 64, 3), np.uint8))

@@ -14,7 +14,7 @@ import cnn_utils as utils
 from support.calibration import class_probabilities
 from support.figures import image_grid
 from support.files import read_json
-from support.seeds import summarise
+from support.seeds import summarise, summarise_folds
 
 NAMES = ("0", "1", "2")
 
@@ -144,6 +144,25 @@ def test_several_seeds_are_summed_up_as_students_t_says():
     assert summary["mean_interval"] == pytest.approx([0.98 - 4.3027 * 0.01 / 3**0.5, 1.0], abs=1e-4)
     assert summary["lowest"] == 0.97 and summary["highest"] == 0.99
     assert "mean_interval" not in summarise({1: 0.9})
+
+
+def test_folds_are_summed_up_by_their_mean_and_by_all_images_together():
+    confusions = {1: [[4, 1], [0, 5]], 2: [[5, 0], [0, 5]], 3: [[3, 2], [1, 3]]}
+    metrics = {}
+    for fold, confusion in confusions.items():
+        right, images = np.trace(confusion), np.sum(confusion)
+        balanced = np.mean(np.diag(confusion) / np.sum(confusion, axis=1))
+        metrics[fold] = {"test_examples": int(images), "test_accuracy": right / images, "confusion_matrix": confusion}
+        metrics[fold]["test_balanced_accuracy"] = balanced
+    rows, summary = summarise_folds(metrics)
+    assert [row[:3] for row in rows] == [(1, 10, 9), (2, 10, 10), (3, 9, 6)]
+    assert [row[4] for row in rows] == pytest.approx([0.9, 1.0, (3 / 5 + 3 / 4) / 2])
+    assert summary["mean"] == pytest.approx((0.9 + 1 + 6 / 9) / 3)
+    assert summary["mean_balanced_accuracy"] == pytest.approx((0.9 + 1 + 0.675) / 3)
+    assert (summary["right"], summary["images"]) == (25, 29)
+    # 25 of 29, worked out from Wilson's formula (1927) with z = 1.959964.
+    assert summary["interval"] == pytest.approx([0.69441, 0.94497], abs=1e-4)
+    assert json.loads(json.dumps(summary)) == summary
 
 
 def test_metrics_json_holds_what_a_reader_needs(tmp_path):
