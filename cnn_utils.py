@@ -3,7 +3,7 @@
     data         load_happy_dataset, load_signs_dataset, add_synthetic
     preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
     batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
-    a run        Run (in support/run.py), predict_or_export (in support/predict.py)
+    a run        Run (in support/run.py), predict_or_export
     evaluation   evaluate
     figures      plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
 
@@ -21,12 +21,12 @@ from datasets.folders import has_classes, images_in, load_folder, names_sha256, 
 from datasets.hdf5 import is_synthetic, load_h5, schema_error
 from datasets.splits import split_fold, split_validation, subset_per_class
 from datasets.synthetic import render_dataset
+from support import predict
 from support.calibration import class_labels, class_probabilities, wrong_predictions
 from support.curriculum import Curriculum, Stage, evaluation_dataset
 from support.errors import InputError
 from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
 from support.files import sha256
-from support.predict import predict_or_export
 from support.run import Run
 
 DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
@@ -216,6 +216,15 @@ def print_shapes(title, **arrays):
     for name, array in arrays.items():
         values = f"{array.min():g} to {array.max():g}" if isinstance(array, np.ndarray) else "on disk"
         print(f"  {name:<15} {str(array.shape):<20} {array.dtype!s:<8} {values}")
+
+
+# ----------------------------------------------------------- the trained model
+
+
+def predict_or_export(args, script, class_names, network=None):
+    """Do what --predict or --export asks for, and return the exit code; see `support.predict`."""
+    load_data = load_happy_dataset if class_names == HAPPY_CLASSES else load_signs_dataset
+    return predict.predict_or_export(args, script, class_names, load_data, network)
 
 
 # ------------------------------------------------------------------ evaluation

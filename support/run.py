@@ -199,8 +199,10 @@ class Run:
         reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)
         per_class = zip(data.class_names, results["precision"], results["recall"], results["confusion"].sum(axis=1))
         versions = {module.__name__: module.__version__ for module in (tf, keras, np)}
+        place = data.source.train if data.kind == "folder" else data.source.train.parent
         metrics = {
             **self.config,
+            "data_dir": str(place.resolve()),  # for --export, which measures on the test set again
             "stages": [{"name": name, "epochs": [first, last]} for name, first, last in curriculum.boundaries],
             "examples_per_epoch": curriculum.examples_per_epoch,
             "train_examples": len(train_x),
