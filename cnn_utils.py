@@ -71,7 +71,7 @@ class Dataset(NamedTuple):
         return self.source.kind
 
 
-def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None):
+def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
     """Load Happy House: is the person smiling?
 
     Args:
@@ -80,16 +80,17 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None):
         data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
         dry_run: bool, only a few images of each class.
         fold: "I/K": test on fold I of K of the training set and train on the others; the test set is not used.
+        cache_dir: folder for the decoded images of a folder of your own; None: none is kept.
 
     Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
     Raises InputError: a file is missing or not what it should be.
     """
-    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run, fold)
+    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run, fold, cache_dir)
 
 
-def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None):
+def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
     """Load SIGNS: which digit, 0 to 5, does the hand show? Arguments, result and errors: see `load_happy_dataset`."""
-    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold)
+    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold, cache_dir)
 
 
 def add_synthetic(name, x, y, dry_run=False):
@@ -134,12 +135,12 @@ def find_data(name, data="auto", data_dir=None):
     return Source("synthetic", *render_dataset(name), f", because neither {names[0]} nor {names[1]} is in {folder}")
 
 
-def _load(name, class_names, data, data_dir, dry_run, fold):
+def _load(name, class_names, data, data_dir, dry_run, fold, cache_dir):
     """Find a data set, say where it comes from, read it once and check that train and test fit together."""
     source = find_data(name, data, data_dir)
     print(source)
     if source.kind == "folder":
-        train_x, train_y, test_x, test_y, class_names = load_folder(source.train, fold)
+        train_x, train_y, test_x, test_y, class_names = load_folder(source.train, fold, cache_dir)
         hashes = {source.train.name: names_sha256(source.train, train_x, test_x)}
     else:
         train_x, train_y, classes = load_h5(source.train, "train")

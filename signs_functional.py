@@ -70,7 +70,7 @@ def main():
         return use_trained_model(args)
 
     # 2. Load the training and test sets; plot one image of each class.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold)
+    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
     run = utils.Run("signs_functional", args, data, device)
     if run.finished:
         return 0

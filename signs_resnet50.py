@@ -60,7 +60,7 @@ def main():
         return use_trained_model(args)
 
     # 2. Load the training and test sets.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold)
+    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
 
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.

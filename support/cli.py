@@ -137,6 +137,8 @@ class ScriptParser(argparse.ArgumentParser):
         add = self.add_argument_group("output").add_argument
         add("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / script, metavar="DIR",
             help=f"where everything is saved (default: outputs/{script}/ beside the script)")
+        add("--cache-dir", type=pathlib.Path, metavar="DIR",
+            help="where images of your own are kept decoded (default: cache/ in the output folder)")
         add("--show", action="store_true", help="also open the figures at the end")
         add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
         trained = self.add_argument_group("with a trained model, instead of training")
@@ -156,6 +158,7 @@ class ScriptParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args = super().parse_args(args, namespace)
+        args.cache_dir = args.cache_dir or args.output_dir / "cache"
         if args.dry_run:
             args.epochs = DRY_RUN_EPOCHS
         options = ("seeds", args.seeds > 1), ("folds", args.folds > 1), ("fold", args.fold)

@@ -53,7 +53,7 @@ def _load_data_of_run(args, load_data, class_names):
     try:
         if args.data != "synthetic" and not (isinstance(folder, str | pathlib.Path) and os.path.isdir(folder)):
             raise InputError(f"the data of the run are not there; name their folder. Received: {folder}")
-        data = load_data(args.data, folder, fold=fold if "/" in fold else None)
+        data = load_data(args.data, folder, fold=fold if "/" in fold else None, cache_dir=args.cache_dir)
         if tuple(data.class_names) != tuple(class_names):
             raise InputError(f"the model knows {', '.join(class_names)}. Received: {', '.join(data.class_names)}")
     except InputError as error:

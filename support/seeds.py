@@ -61,7 +61,8 @@ def _run_each(args, kind, options):
         folder = args.output_dir / f"{kind}_{number}"
         print(f"\n{kind.capitalize()} {number}, {len(metrics) + 1} of {len(options)}: {folder}", flush=True)
         # argparse takes the last of a repeated option.
-        words = ["--seeds", "1", "--folds", "1", *words, "--output-dir", str(folder)]
+        words = ["--seeds", "1", "--folds", "1", *words]
+        words += ["--output-dir", str(folder), "--cache-dir", str(args.cache_dir)]
         process = subprocess.Popen([sys.executable, *sys.argv, *words])
         while process.poll() is None:
             # Ctrl-C reaches the run as well, which saves what it has learnt: wait for that.

@@ -388,7 +388,7 @@ def test_an_option_that_changes_the_weights_archives_the_earlier_run(tmp_path, e
 
 def test_every_option_is_known_to_identify_a_run_or_not_to():
     options = vars(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).parse_args([]))
-    others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "folds", "resume", "debug"}
+    others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "folds", "resume", "debug", "cache_dir"}
     others |= {"predict", "export", "crop", "tta", "explain"}
     assert others | set(SETTINGS) == set(options) | {"identity_blocks", "weights"} and not others & set(SETTINGS)
 
