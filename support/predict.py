@@ -19,7 +19,7 @@ from support.errors import INTERRUPTED, InputError, printable
 from support.explain import overlay_heatmap
 from support.export import export_model
 from support.figures import SECOND, image_grid, show_figures
-from support.files import atomic_write, csv_table
+from support.files import atomic_write, csv_table, read_json
 from support.ood import knn_distance
 from support.output import prepare_output_dir
 from support.trained_model import load_trained_model
@@ -46,11 +46,15 @@ class Answer(NamedTuple):
     reason: str  # not to be sure, or what is wrong with the file
 
 
-def predict_or_export(args, script, class_names, network=None):
-    """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`."""
+def predict_or_export(args, script, class_names, load_data, network=None):
+    """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`.
+
+    `load_data` is the function of `cnn_utils` that loads the script's data set.
+    """
     model, metadata = load_trained_model(args.output_dir, script, class_names, network)
     if args.export:
-        export_model(model, args.export, args.output_dir)
+        data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
+        export_model(model, args.export, args.output_dir, data)
         return 0
     # In images of your own classes, nothing is known to look for.
     ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
@@ -60,6 +64,24 @@ def predict_or_export(args, script, class_names, network=None):
     if args.show:
         show_figures()
     return code
+
+
+def _load_data_of_run(args, load_data, class_names):
+    """Return the `Dataset` that the options name, else that of the run; None, with a line that says so, without it."""
+    metrics = read_json(pathlib.Path(args.output_dir) / "metrics.json") or {}
+    folder, fold = args.data_dir or metrics.get("data_dir"), str(metrics.get("fold"))
+    try:
+        if args.data != "synthetic" and not (isinstance(folder, str | pathlib.Path) and os.path.isdir(folder)):
+            raise InputError(f"the data of the run are not there; name their folder. Received: {folder}")
+        data = load_data(args.data, folder, fold=fold if "/" in fold else None, cache_dir=args.cache_dir)
+        if tuple(data.class_names) != tuple(class_names):
+            raise InputError(f"the model knows {', '.join(class_names)}. Received: {', '.join(data.class_names)}")
+    except InputError as error:
+        print(f"model_int8.tflite needs images (--data-dir) and is left out: {printable(str(error))}")
+        return None
+    if data.hashes != metrics.get("data_files"):
+        print("These are not the files of the run: the model may have been trained on some of the test images")
+    return data
 
 
 def ten_crop(image):
@@ -169,7 +191,7 @@ def _answers(model, metadata, files, read, tta):
             batch = files[start : start + BATCH]
             photos = list(pool.map(photo_or_fault, batch))
             readable = [photo.pixels for photo in photos if isinstance(photo, Photo)]
-            results = iter(_classify(model, metadata, readable, tta) if readable else ())
+            results = iter(classify(model, metadata, readable, tta) if readable else ())
             for path, photo in zip(batch, photos):
                 yield (
                     Answer(path, photo, *next(results)) if isinstance(photo, Photo) else Answer(path, None, None, photo)
@@ -233,7 +255,7 @@ def _draw(model, metadata, answers, folder, subject, explain, quiet):
         image_grid(heatmaps, captions[1::2], title, folder / "explanations.png", "real")
 
 
-def _classify(model, metadata, images, tta):
+def classify(model, metadata, images, tta=False):
     """Return for each image the probabilities (k,) and the reason to abstain, "" if there is none."""
     crops = [ten_crop(image) if tta else image[None] for image in images]
     found = features(model, np.concatenate(crops))

@@ -208,5 +208,5 @@ def test_hands_are_looked_for_only_if_the_classes_are_those_of_the_script(monkey
     monkeypatch.setattr(prediction, "predict_images", lambda *arguments, **options: asked.append(options) or 0)
     args = types.SimpleNamespace(output_dir=".", export=None, predict=["a.png"], crop="auto", tta=False, explain=False)
     args.show = False
-    assert predict_or_export(args, "signs_functional", ("0", "1")) == 0
+    assert predict_or_export(args, "signs_functional", ("0", "1"), None) == 0
     assert asked[0]["subject"] == subject and asked[0]["crop"] == "auto"
