@@ -17,7 +17,7 @@ def quiet_startup():
     """
     import tempfile  # imported here, so that --help stays fast
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # later: errors only
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and later: what fails raises an exception
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
