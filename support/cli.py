@@ -123,8 +123,8 @@ class ScriptParser(argparse.ArgumentParser):
         trained = self.add_argument_group("with a trained model, instead of training")
         add = trained.add_mutually_exclusive_group().add_argument
         add("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE", help="classify these images")
-        add("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
-            help="export the model for other programs, and compare its outputs")
+        add("--export", nargs="+", choices=("onnx", "saved_model", "litert", "web"),
+            help="export the model for other programs, and compare its outputs; web: a page that runs it in a browser")
         add = trained.add_argument
         add("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
             help="the part of an image to use: the largest square in the middle, all of it squeezed into a square, "

@@ -1,4 +1,4 @@
-"""Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones and small devices.
+"""Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones, a page for browsers.
 
 An exported network takes float32 images (batch, 64, 64, 3), RGB, 0-255; it normalises them itself.
 """
@@ -14,6 +14,7 @@ from support.errors import InputError, require
 from support.files import atomic_write
 from support.output import prepare_output_dir
 from support.startup import quiet_startup
+from support.web import render_live_page
 
 # The largest difference between probabilities that other kernels, which add in another order, may cause.
 TOLERANCE = 1e-4
@@ -60,19 +61,20 @@ FORMATS = {
 }
 
 
-def export_model(model, formats, output_dir):
+def export_model(model, formats, output_dir, metadata=None):
     """Export a model, load each result in its own runtime and compare the outputs.
 
     Args:
         model: trained Keras model, float32.
-        formats: names from `FORMATS`.
+        formats: names from `FORMATS`, or "web", the live page.
         output_dir: folder for the results.
+        metadata: for "web", see `web.render_live_page`.
 
     Returns: dict from each format to the largest difference between probabilities.
     Raises InputError: a package is missing, or the outputs differ; that result is not saved.
     """
     for name in formats:
-        for module, package in FORMATS[name][2].items():
+        for module, package in FORMATS[name][2].items() if name != "web" else ():
             require(module, f"--export {name}", package)
     output_dir = prepare_output_dir(output_dir)
     # Coloured squares suit any network. One image alone and several together, because the batch size is free.
@@ -81,7 +83,11 @@ def export_model(model, formats, output_dir):
     images = squares.repeat(size[0] // 8, axis=1).repeat(size[1] // 8, axis=2)
     original = np.asarray(model.predict_on_batch(images))
     differences = {}
+    if "web" in formats:  # first, because it may be refused
+        differences["web"] = _save_live_page(model, metadata, images, output_dir / "live.html")
     for name in formats:
+        if name == "web":
+            continue
         path, load = output_dir / FORMATS[name][0], FORMATS[name][1]
         with atomic_write(path) as temporary:
             with _quiet():
@@ -95,6 +101,16 @@ def export_model(model, formats, output_dir):
         takes = f"float32 (batch, {', '.join(map(str, size))}), RGB 0-255"
         print(f"Saved {path}: outputs like the original's, largest difference {difference:.1e}; it takes {takes}")
     return differences
+
+
+def _save_live_page(model, metadata, images, path):
+    """Save the page that runs the model in a browser; return the largest difference between probabilities."""
+    page, difference = render_live_page(model, metadata, images)
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    size = f"{path.stat().st_size / 1e6:.2f} MB"
+    print(f"Saved {path}: open it in a browser; {size}, largest difference {difference:.1e} with float16 weights")
+    return difference
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def predict_or_export(args, script, class_names, network=None):
     """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`."""
     model, metadata = load_trained_model(args.output_dir, script, class_names, network)
     if args.export:
-        export_model(model, args.export, args.output_dir)
+        export_model(model, args.export, args.output_dir, metadata | {"confidence": CONFIDENCE})
         return 0
     options = {"crop": args.crop, "tta": args.tta, "explain": args.explain}
     code = predict_images(model, metadata, args.predict, args.output_dir, **options)
