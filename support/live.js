@@ -37,7 +37,7 @@ function show({ probabilities, label, reasons }) {
   const name = model.classes[label], sure = reasons.length === 0;
   element("label").textContent = sure ? name : "not sure";
   element("reason").textContent = sure ? percent(probabilities[label]) : `${reasons.join(" and ")}; best guess: ${name}`;
-  element("answer").parentElement.classList.toggle("unsure", !sure);
+  element("answer").classList.toggle("unsure", !sure);
   bars.forEach(({ item, fill, number }, index) => {
     item.classList.toggle("best", index === label);
     fill.style.transform = `scaleX(${probabilities[index]})`;
@@ -48,9 +48,9 @@ function show({ probabilities, label, reasons }) {
 }
 
 function clear() {
-  element("label").textContent = "–";
-  element("reason").textContent = "No image yet";
-  element("answer").parentElement.classList.remove("unsure");
+  element("label").textContent = "No image yet";
+  element("reason").textContent = "Start the camera or choose an image.";
+  element("answer").classList.add("unsure");
   for (const { item, fill, number } of bars) {
     item.classList.remove("best");
     fill.style.transform = number.textContent = "";
@@ -116,16 +116,17 @@ async function startCamera() {
   // A camera on the back of a phone shows the world, not a mirror.
   const mirrored = track.getSettings().facingMode !== "environment";
   video.classList.toggle("mirrored", mirrored);
-  display(video, mirrored ? "The preview is mirrored. What the network sees is not." : "");
-  element("camera").textContent = "Stop the camera";
+  display(video);
+  element("mirrored").hidden = !mirrored;
+  element("camera").textContent = "Stop camera";
   watch(stream);
 }
 
 function stopCamera() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = video.srcObject = null;
-  element("camera").textContent = "Start the camera";
-  display(element("hint"), "");
+  element("camera").textContent = "Start camera";
+  display(element("hint"));
   clear();
 }
 
@@ -135,9 +136,9 @@ function watch(current) {
   setTimeout(watch, WATCH_EVERY, current);
 }
 
-function display(shown, text) {
+function display(shown) {
   for (const part of element("preview").children) part.hidden = part !== shown;
-  element("view").textContent = text;
+  element("mirrored").hidden = true;
 }
 
 // --------------------------------------------------------------------- an image
@@ -152,7 +153,7 @@ async function openImage(image) {
     const view = still.getContext("2d");
     view.clearRect(0, 0, still.width, still.height);
     view.drawImage(bitmap, (width - side) / 2, (height - side) / 2, side, side, 0, 0, still.width, still.height);
-    display(still, image.name ?? "");
+    display(still);
     look(bitmap, width, height);
   } catch {
     complain(`${image.name || "This"} is not an image that this browser can open. Try a JPEG or a PNG.`);

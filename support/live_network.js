@@ -11,18 +11,17 @@ function decodeFloat16(bits) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
 }
 
-function float16Array(base64) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  return Float32Array.from(new Uint16Array(bytes.buffer), decodeFloat16);
-}
+const decodeBytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
+const float16Array = (base64) => Float32Array.from(new Uint16Array(decodeBytes(base64)), decodeFloat16);
 
-// All weights stand in one row; each step of the network takes its own from it.
-const weights = float16Array(model.weights);
-let taken = 0;
+// Kernels stand in one row, biases and other vectors in another; each step of the network takes its own from them.
+const kernels = { all: float16Array(model.kernels), taken: 0 };
+const vectors = { all: new Float32Array(decodeBytes(model.vectors)), taken: 0 };
 for (const step of model.steps) {
   step.weights = step.shapes.map((shape) => {
+    const row = shape.length > 1 ? kernels : vectors;
     const length = shape.reduce((product, side) => product * side, 1);
-    return weights.subarray(taken, (taken += length));
+    return row.all.subarray(row.taken, (row.taken += length));
   });
 }
 const bank = model.bank && { images: float16Array(model.bank.images), directions: float16Array(model.bank.directions) };

@@ -50,7 +50,8 @@ def render_live_page(model, metadata, images):
         expected = f"--export web: float16 weights must give the outputs of the original, to {TOLERANCE:g}"
         raise InputError(f"{expected}; use --export onnx. Received: a difference of {difference:.2g}")
     network = {"classes": metadata["classes"], "confidence": metadata["confidence"], "steps": steps, "bank": None}
-    network["weights"] = _base64(np.concatenate([array.ravel() for array in arrays]))
+    for name, dtype in ("kernels", np.float16), ("vectors", np.float32):
+        network[name] = _base64(np.concatenate([array.ravel() for array in arrays if array.dtype == dtype]))
     room = MAX_BYTES - len(_render(model, metadata, network).encode()) - 1000
     if metadata["feature_bank"] is not None:
         bank = metadata["feature_bank"].astype(np.float32)
@@ -65,11 +66,14 @@ def render_live_page(model, metadata, images):
 
 
 def _steps(model):
-    """Return the network as a list of steps (dicts with `type`, `shapes` and options) and their float16 arrays."""
+    """Return the network as a list of steps (dicts with `type`, `shapes` and options) and their arrays in order.
+
+    Kernels are float16; biases and the like, which are few, float32.
+    """
     steps, arrays = [], []
 
     def add(kind, *weights, **options):
-        weights = [np.asarray(array, np.float64).astype(np.float16) for array in weights]
+        weights = [np.asarray(array, np.float16 if np.ndim(array) > 1 else np.float32) for array in weights]
         steps.append({"type": kind, "shapes": [array.shape for array in weights], **options})
         arrays.extend(weights)
 
@@ -164,11 +168,12 @@ def _compress(bank, rank):
     """
     _, vectors = np.linalg.eigh(bank @ bank.T)  # in the order of growing eigenvalues
     images = vectors[:, -rank:]
-    return {"images": _base64(images), "directions": _base64(images.T @ bank), "rank": rank}
+    matrices = {"images": images, "directions": images.T @ bank}
+    return {name: _base64(matrix.astype(np.float16)) for name, matrix in matrices.items()} | {"rank": rank}
 
 
 def _base64(array):
-    return base64.b64encode(np.ascontiguousarray(array, "<f2").tobytes()).decode("ascii")
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode("ascii")
 
 
 def _render(model, metadata, network):

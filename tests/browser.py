@@ -22,8 +22,8 @@ class Browser:
         to_browser, self._to_browser = os.pipe()
         self._from_browser, from_browser = os.pipe()
         command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", *options, "about:blank"]
-        # The browser reads from descriptor 3 and writes to 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
+        # The browser reads from descriptor 3 and writes to 4; a plain sh may not know descriptors above 9.
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *command]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(shell, pass_fds=(to_browser, from_browser), **quiet)
         os.close(to_browser)
@@ -80,7 +80,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, condition, seconds=60):
+    def wait_for(self, condition, seconds=20):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.run(condition):
