@@ -44,7 +44,7 @@ function show({ probabilities, label, reasons }) {
     number.textContent = percent(probabilities[index]);
   });
   if (house) smiling(sure && label === 1);
-  announce(sure ? name : "not sure");
+  announce(!sure ? "not sure" : house && label === 1 ? `${name}, the door opens` : name);
 }
 
 function clear() {

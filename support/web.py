@@ -73,7 +73,8 @@ def _steps(model):
     steps, arrays = [], []
 
     def add(kind, *weights, **options):
-        weights = [np.asarray(array, np.float16 if np.ndim(array) > 1 else np.float32) for array in weights]
+        with np.errstate(over="ignore"):  # infinity is refused later
+            weights = [np.asarray(array, np.float16 if np.ndim(array) > 1 else np.float32) for array in weights]
         steps.append({"type": kind, "shapes": [array.shape for array in weights], **options})
         arrays.extend(weights)
 
@@ -119,7 +120,7 @@ def _steps(model):
             add("dense", kernel, *(bias or [np.zeros(layer.units)]))
             add_activation(layer)
         else:
-            raise _refused(f"the layer {layer.name!r} ({kind}{'' if kind in LAYERS else ', unknown to it'})")
+            raise _refused(f"the layer {layer.name!r} ({kind}{' with other options' if kind in LAYERS else ''})")
     if steps[-1]["type"] not in ("sigmoid", "softmax"):
         raise _refused(f"the last layer {model.layers[-1].name!r} without sigmoid or softmax")
     return steps, arrays
