@@ -157,9 +157,10 @@ class ScriptParser(argparse.ArgumentParser):
         add = trained.add_mutually_exclusive_group().add_argument
         add("--predict", nargs="+", type=pathlib.Path, metavar="PATH",
             help="classify these images, and all images in these folders")
-        add("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
+        add("--export", nargs="+", choices=("onnx", "saved_model", "litert", "web"),
             help="export the model for other programs, and compare its outputs; litert also writes a model that "
-                 "computes in 8-bit integers, and compares its accuracy on the run's test set")
+                 "computes in 8-bit integers, and compares its accuracy on the run's test set; web writes a page that "
+                 "runs it in a browser")
         add = trained.add_argument
         add("--crop", type=crop, default="auto", metavar="{auto,center,stretch,X,Y,SIZE}",
             help="the part of an image to use: a square around the hand or the face, if there is one to be found; the "

@@ -1,4 +1,4 @@
-"""Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones and small devices.
+"""Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones, a page for browsers.
 
 An exported network takes float32 images (batch, 64, 64, 3), RGB, 0-255; it normalises them itself. Beside the LiteRT
 model, there is one that computes in 8-bit integers, with its accuracy on the test set.
@@ -16,6 +16,7 @@ from support.errors import InputError, require
 from support.files import atomic_write
 from support.output import prepare_output_dir
 from support.startup import quiet_startup
+from support.web import render_live_page
 
 INT8_FILE = "model_int8.tflite"
 # Their activations show which range of numbers each layer's 8 bits have to cover.
@@ -66,22 +67,23 @@ FORMATS = {
 }
 
 
-def export_model(model, formats, output_dir, data=None):
+def export_model(model, formats, output_dir, metadata=None, data=None):
     """Export a model, load each result in its own runtime and compare the outputs.
 
-    With "litert", `model_int8.tflite` is written as well, if there are images to choose its ranges by.
+    With "litert", `model_int8.tflite` is written as well, if there is data to choose its ranges by.
 
     Args:
         model: trained Keras model, float32.
-        formats: names from `FORMATS`.
+        formats: names from `FORMATS`, or "web", the live page.
         output_dir: folder for the results.
-        data: `cnn_utils.Dataset` of the run, for the 8-bit model; None: there are no images, and no such model.
+        metadata: for "web", see `web.render_live_page`.
+        data: for "litert", the `cnn_utils.Dataset` of the run; None: there are no images, and no 8-bit model.
 
     Returns: dict from each format to the largest difference between probabilities.
     Raises InputError: a package is missing, or the outputs differ; that result is not saved.
     """
     for name in formats:
-        for module, package in FORMATS[name][2].items():
+        for module, package in FORMATS[name][2].items() if name != "web" else ():
             require(module, f"--export {name}", package)
     output_dir = prepare_output_dir(output_dir)
     # Coloured squares suit any network. One image alone and several together, because the batch size is free.
@@ -90,7 +92,11 @@ def export_model(model, formats, output_dir, data=None):
     images = squares.repeat(size[0] // 8, axis=1).repeat(size[1] // 8, axis=2)
     original = np.asarray(model.predict_on_batch(images))
     differences = {}
+    if "web" in formats:  # first, because it may be refused
+        differences["web"] = _save_live_page(model, metadata, images, output_dir / "live.html")
     for name in formats:
+        if name == "web":
+            continue
         path, load = output_dir / FORMATS[name][0], FORMATS[name][1]
         with atomic_write(path) as temporary:
             with _quiet():
@@ -146,6 +152,16 @@ def export_int8(model, data, path):
         f"images right, in float32 {accuracies[0]:.2%}; {np.count_nonzero(answers != before)} answers differ"
     )
     return accuracies
+
+
+def _save_live_page(model, metadata, images, path):
+    """Save the page that runs the model in a browser; return the largest difference between probabilities."""
+    page, difference = render_live_page(model, metadata, images)
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    size = f"{path.stat().st_size / 1e6:.2f} MB"
+    print(f"Saved {path}: open it in a browser; {size}, largest difference {difference:.1e} with float16 weights")
+    return difference
 
 
 @contextlib.contextmanager

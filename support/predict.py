@@ -54,7 +54,7 @@ def predict_or_export(args, script, class_names, load_data, network=None):
     model, metadata = load_trained_model(args.output_dir, script, class_names, network)
     if args.export:
         data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
-        export_model(model, args.export, args.output_dir, data)
+        export_model(model, args.export, args.output_dir, metadata | {"confidence": CONFIDENCE}, data)
         return 0
     # In images of your own classes, nothing is known to look for.
     ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
