@@ -58,7 +58,7 @@ def check_int8(model, tmp_path, capsys, least):
     from ai_edge_litert.interpreter import Interpreter
 
     data = int8_data(model)
-    export_model(model, ["litert"], tmp_path, data)
+    export_model(model, ["litert"], tmp_path, data=data)
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"model.tflite", INT8_FILE}
     sizes = [(tmp_path / name).stat().st_size for name in (INT8_FILE, "model.tflite")]
     assert sizes[0] < 0.4 * sizes[1]

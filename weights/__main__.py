@@ -4,11 +4,15 @@ The files are the same to the last bit on the same kind of processor; another on
 """
 
 import argparse
+import io
 import json
 import pathlib
 import subprocess
 import sys
 import zipfile
+
+import h5py
+import numpy as np
 
 from support.errors import run_main
 from support.files import atomic_write, sha256
@@ -18,13 +22,30 @@ SCRIPTS = ("happy_sequential", "signs_functional")
 
 
 def copy_model(model, path):
-    """Copy a `.keras` file without the times in it, so that the same weights give the same file."""
+    """Copy a `.keras` file with float16 weights and without times, so that the same weights give the same file."""
     with zipfile.ZipFile(model) as source, atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
         for name in source.namelist():
             content = source.read(name)
             if name == "metadata.json":
                 content = json.dumps({"keras_version": json.loads(content)["keras_version"]})
+            elif name == "model.weights.h5":
+                content = _as_float16(content)
             target.writestr(zipfile.ZipInfo(name), content)
+
+
+def _as_float16(content):
+    """Return an HDF5 file, bytes, with all its arrays in float16: half the size, and Keras reads them as float32."""
+    half = io.BytesIO()
+    with h5py.File(io.BytesIO(content), "r") as source, h5py.File(half, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                target[name] = item[()].astype(np.float16)
+            else:
+                target.require_group(name).attrs.update(item.attrs)
+
+        source.visititems(copy)
+    return half.getvalue()
 
 
 def write_checksums():
