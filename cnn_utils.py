@@ -1,7 +1,7 @@
 """What the three scripts share: data in, metrics and figures out.
 
     data         load_happy_dataset, load_signs_dataset, add_synthetic
-    preparation  split_validation, one_hot, print_shapes (the split is in datasets/splits.py)
+    preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
     batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
     a run        Run (in support/run.py), predict_or_export (in support/predict.py)
     evaluation   evaluate
@@ -27,6 +27,7 @@ from support.errors import InputError
 from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
 from support.files import sha256
 from support.predict import predict_or_export
+from support.pretrained import load_pretrained
 from support.run import Run
 
 DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
@@ -97,6 +98,22 @@ def add_synthetic(name, x, y, dry_run=False):
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
     print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic adds none)")
     return np.concatenate([x, synthetic_x]), np.concatenate([y, synthetic_y])
+
+
+def load_pretraining(name, class_names, dry_run=False):
+    """Return the SYNTHETIC images for pre-training on "happy" or "signs".
+
+    Returns: x (m, 64, 64, 3) uint8, y (m, k) float32, one-hot; of images of no class, all shares are equal.
+    Raises InputError: the SYNTHETIC images do not show these classes.
+    """
+    known = {"happy": HAPPY_CLASSES, "signs": SIGNS_CLASSES}[name]
+    if class_names != known:
+        expected = f"--pretrain needs the classes of the SYNTHETIC images, {', '.join(known)}; leave it out"
+        raise InputError(f"{expected}. Received: {', '.join(class_names)}")
+    part = "train" if dry_run else "pretrain"
+    x, y, _ = load_h5(render_dataset(name, parts=(part,))[0], part)
+    x, y = subset_per_class(x, y, 8) if dry_run else (x, y)
+    return x, one_hot(y, len(known))
 
 
 def find_data(name, data="auto", data_dir=None):
@@ -177,8 +194,36 @@ def _check_classes(source, classes, test_classes, train_y, test_y, count):
 
 
 def one_hot(y, classes):
-    """Turn labels (m,) into rows (m, classes) float32: 1 in the label's column, 0 elsewhere."""
-    return np.eye(classes, dtype=np.float32)[y]
+    """Turn labels (m,) into rows (m, classes) float32: 1 in the label's column, 0 elsewhere.
+
+    A label beyond the classes stands for none of them: equal shares, so that a network learns to be unsure
+    (Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", 2019, section 3).
+    """
+    rows = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype(np.float32)
+    return rows[np.minimum(y, classes)]
+
+
+def class_weights(y, class_names):
+    """Weigh the classes in the loss so that each counts the same, if their sizes differ much, and say so.
+
+    The weight of a class is m / (k * its images), as in scikit-learn's "balanced".
+
+    Args:
+        y: training labels as the loss wants them: (m, 1) or one-hot (m, k).
+        class_names: the k class names.
+
+    Returns: dict from label to weight, for Keras's `fit`; None unless the largest class has more than 1.5 times the
+        images of the smallest.
+    """
+    counts = np.bincount(class_labels(y), minlength=len(class_names))
+    there = counts > 0
+    fewest, most = counts[there].min(), counts.max()
+    if most <= 1.5 * fewest:
+        return None
+    weights = np.where(there, len(y) / (there.sum() * np.maximum(counts, 1)), 1.0)
+    listed = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(class_names, weights))
+    print(f"\nThe classes have {fewest:,} to {most:,} images; a rare one counts more in the loss. Weights: {listed}")
+    return dict(enumerate(weights.tolist()))
 
 
 def print_shapes(title, **arrays):
@@ -202,9 +247,9 @@ def evaluate(model, x, y, class_names):
         class_names: the k class names.
 
     Returns:
-        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `probabilities` (m, k),
-        `labels` (m,), `predictions` (m,), `confusion` (k, k) int, rows = true class, and `precision` and `recall` (k,),
-        NaN for a class that was never predicted or never there.
+        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `balanced_accuracy` (mean
+        recall of the classes in `y`), `probabilities` (m, k), `labels` (m,), `predictions` (m,), `confusion` (k, k)
+        int, rows = true class, and `precision` and `recall` (k,), NaN for a class never predicted or never there.
     """
     import keras
     from scipy.stats import binomtest
@@ -221,15 +266,18 @@ def evaluate(model, x, y, class_names):
     with np.errstate(invalid="ignore"):
         precision = np.diag(confusion) / confusion.sum(axis=0)
         recall = np.diag(confusion) / confusion.sum(axis=1)
+    balanced_accuracy = float(np.nanmean(recall))
 
     print(f"\nTest loss:     {loss:.4f}")
-    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})\n")
+    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})")
+    print(f"Balanced accuracy: {balanced_accuracy:.2%}, the mean of the recall of each class\n")
     width = max(5, *map(len, class_names))
     print(f"  {'class':<{width}}  precision  recall  images")
     for name, p, r, images in zip(class_names, precision, recall, confusion.sum(axis=1)):
         p, r = ("-" if math.isnan(value) else f"{value:.1%}" for value in (p, r))
         print(f"  {name:<{width}}  {p:>9}  {r:>6}  {images:>6}")
     scores = {"loss": loss, "accuracy": correct / count, "interval": [low, high]}
+    scores["balanced_accuracy"] = balanced_accuracy
     arrays = {"probabilities": probabilities, "labels": labels, "predictions": predictions, "confusion": confusion}
     return {**scores, **arrays, "precision": precision, "recall": recall}
 
@@ -255,7 +303,7 @@ def plot_learning_curves(history, curriculum, path, kind):
 
     Args:
         history: dict of lists, as `model.fit(...).history`.
-        curriculum: `Curriculum` of the training.
+        curriculum: what has its `boundaries` and `examples_per_epoch`: the `Run`, or a `Curriculum`.
         path, kind: see `plot_examples`.
     """
     figure, axes = new_figure(9, 4.2, 1, 2)

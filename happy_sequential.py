@@ -17,6 +17,8 @@ def build_model(classes=2):
     """Return the network: pixels 0-255 (batch, 64, 64, 3) in, probability of a smile (batch, 1) out."""
     from keras import Sequential, layers
 
+    from support.fused_batch_norm import BatchNormalization  # Keras's formula, in one operation
+
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
@@ -31,15 +33,15 @@ def build_model(classes=2):
             # Pooling first leaves a quarter of the numbers to normalise.
             model.add(layers.MaxPooling2D(2, name=f"pool{name}"))
         # With so few steps per epoch, Keras's momentum of 0.99 would lag behind.
-        model.add(layers.BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
+        model.add(BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
         model.add(layers.ReLU(name=f"relu{name}"))
     model.add(layers.Flatten(name="flatten"))
     model.add(layers.Dropout(0.5, name="dropout"))
     if classes == 2:
         # One number is enough: the other class has the rest of the probability.
-        model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="smiling"))
+        model.add(layers.Dense(1, activation="sigmoid", dtype="float32", name="prediction"))
     else:
-        model.add(layers.Dense(classes, activation="softmax", dtype="float32", name="classes"))
+        model.add(layers.Dense(classes, activation="softmax", dtype="float32", name="prediction"))
     return model
 
 
@@ -53,7 +55,9 @@ def augment(images, seed):
 
 
 def main():
-    args = cli.ScriptParser(__doc__, "happy_sequential", epochs=130, batch_size=32, learning_rate=1e-3).parse_args()
+    weights = "synthetic", "random"
+    defaults = {"epochs": 60, "batch_size": 32, "learning_rate": 1e-3, "weights": weights}
+    args = cli.ScriptParser(__doc__, "happy_sequential", **defaults).parse_args()
     if args.seeds > 1:
         return cli.run_seeds(args)
 
@@ -63,8 +67,8 @@ def main():
 
     import cnn_utils as utils
 
-    if args.predict or args.export:
-        return use_trained_model(args)
+    if args.predict or args.export:  # step 7, with a model that is trained already
+        return utils.predict_or_export(args, "happy_sequential", utils.HAPPY_CLASSES)
 
     # 2. Load the training and test sets; plot one image of each class.
     data = utils.load_happy_dataset(args.data, args.data_dir, args.dry_run)
@@ -86,41 +90,43 @@ def main():
     utils.print_shapes("To train on", train_x=train_x, train_y=train_y, mixed_x=mixed_x, mixed_y=mixed_y)
     utils.print_shapes("To validate on", validation_x=validation_x, validation_y=validation_y)
 
-    # 4. Build and compile the model, print its summary.
+    # 4. Build the model, with weights from SYNTHETIC faces if it is not to start from nothing; print its summary.
     model = build_model(len(data.class_names))
+    if args.weights != "random":
+        utils.load_pretrained(model, args.weights)
     model.summary()
+
+    # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
     #    A few hundred photographs show few people and little variety of light, so SYNTHETIC faces come first.
     stages = [utils.Stage("the set's own images", 70, train_x, train_y, augment)]
     if mix:
         stages.insert(0, utils.Stage("SYNTHETIC images added", 60, mixed_x, mixed_y, augment))
-    #    A hundred images need as many steps as five hundred.
-    images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
-    curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, images_per_epoch)
-    schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * curriculum.steps_per_epoch)
-    #    At the end, Keras replaces the weights by their moving average, because single steps on few images are noisy.
-    optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
+    phases = [(stages, args.epochs, args.learning_rate)]
+    if args.pretrain:
+        many_x, many_y = utils.load_pretraining("happy", data.class_names, args.dry_run)
+        pretraining = utils.Stage("SYNTHETIC images only", 1, many_x, many_y[:, 1:], augment)
+        phases.insert(0, ([pretraining], 5 * args.epochs, 1e-3))
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).
     losses = keras.losses
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)
-    model.compile(optimizer, loss=loss, metrics=["accuracy"])
-
-    # 5. Train with mini-batches. The validation split shows the progress; the test set is not touched.
-    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+    #    A hundred images need as many steps as five hundred.
+    images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    for stages, epochs, learning_rate in phases:
+        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * curriculum.steps_per_epoch)
+        #    At the end, Keras replaces the weights by their moving average: single steps on few images are noisy.
+        optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
+        model.compile(optimizer, loss=loss, metrics=["accuracy"])
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)
-    utils.plot_learning_curves(history, curriculum, run.folder / "learning_curves.png", data.kind)
+    utils.plot_learning_curves(run.history, run, run.folder / "learning_curves.png", data.kind)
     utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
     utils.plot_mistakes(data.test_x, results, data.class_names, run.folder / "mistakes.png", data.kind)
-    return run.finish(model, results, curriculum, train_x, synthetic=len(mixed_x) - len(train_x))
-
-
-def use_trained_model(args):
-    """7. Test the trained model on new images, or export it for other programs."""
-    import cnn_utils as utils
-
-    return utils.predict_or_export(args, "happy_sequential", utils.HAPPY_CLASSES)
+    return run.finish(model, results, train_x, synthetic=len(mixed_x) - len(train_x))
 
 
 if __name__ == "__main__":

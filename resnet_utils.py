@@ -12,6 +12,8 @@ the shortcut of the first block of stage 3), so weights can be loaded by name.
 
 from keras import Model, layers
 
+from support.fused_batch_norm import BatchNormalization  # Keras's formula, in one operation
+
 # Added to the variance in batch normalisation. The published ImageNet weights were trained with this value.
 EPSILON = 1.001e-5
 
@@ -30,9 +32,7 @@ def conv_bn(x, filters, kernel_size, name, strides=1, padding="valid", gamma="on
     x = layers.Conv2D(
         filters, kernel_size, strides=strides, padding=padding, kernel_initializer="he_normal", name=name + "_conv"
     )(x)
-    return layers.BatchNormalization(
-        axis=3, epsilon=EPSILON, momentum=MOMENTUM, gamma_initializer=gamma, name=name + "_bn"
-    )(x)
+    return BatchNormalization(axis=3, epsilon=EPSILON, momentum=MOMENTUM, gamma_initializer=gamma, name=name + "_bn")(x)
 
 
 def bottleneck(x, filters, kernel_size, strides, name):

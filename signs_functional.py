@@ -5,8 +5,7 @@
     python signs_functional.py --predict hand.jpg        test the trained model on a new image
     python signs_functional.py --dry-run                 check in seconds that everything works
 
-Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes;
-SYNTHETIC images if its files are not there.
+Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes; SYNTHETIC images without its files.
 """
 
 from support import cli
@@ -57,7 +56,9 @@ def strong_augmentation(images, seed):
 
 
 def main():
-    args = cli.ScriptParser(__doc__, "signs_functional", epochs=75, batch_size=32, learning_rate=3e-3).parse_args()
+    weights = "synthetic", "random"
+    defaults = {"epochs": 40, "batch_size": 32, "learning_rate": 1e-3, "weights": weights}
+    args = cli.ScriptParser(__doc__, "signs_functional", **defaults).parse_args()
     if args.seeds > 1:
         return cli.run_seeds(args)
 
@@ -67,8 +68,8 @@ def main():
 
     import cnn_utils as utils
 
-    if args.predict or args.export:
-        return use_trained_model(args)
+    if args.predict or args.export:  # step 7, with a model that is trained already
+        return utils.predict_or_export(args, "signs_functional", utils.SIGNS_CLASSES)
 
     # 2. Load the training and test sets; plot one image of each class.
     data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run)
@@ -89,9 +90,13 @@ def main():
     utils.print_shapes("To train on", train_x=train_x, train_y=train_y, mixed_x=mixed_x, mixed_y=mixed_y)
     utils.print_shapes("To validate on", validation_x=validation_x, validation_y=validation_y)
 
-    # 4. Build and compile the model, print its summary.
+    # 4. Build the model, with weights from SYNTHETIC hands if it is not to start from nothing; print its summary.
     model = build_model(len(data.class_names))
+    if args.weights != "random":
+        utils.load_pretrained(model, args.weights)
     model.summary()
+
+    # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
     #    Easy, hard, easy: similar images give a good start; other people, walls and light teach what a hand is; at
     #    the end, with small steps, the set's own images have to be right. The numbers are shares of the training.
     stages = [
@@ -103,27 +108,26 @@ def main():
         stages.insert(1, utils.Stage("SYNTHETIC images added", 27, mixed_x, mixed_y, strong_augmentation))
     if not hands:  # images of your own may have no wall to replace: weak augmentation in all epochs
         stages = stages[:1]
-    curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, len(train_x))
-    schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * curriculum.steps_per_epoch)
-    model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-
-    # 5. Train with mini-batches. The validation split shows the progress; the test set is not touched.
-    history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
+    phases = [(stages, args.epochs, args.learning_rate)]
+    if args.pretrain:
+        #    Hands of many people first: what the weights of `--weights synthetic` have seen.
+        many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
+        pretraining = utils.Stage("SYNTHETIC images only", 1, many_x, many_y, strong_augmentation)
+        phases.insert(0, ([pretraining], 5 * args.epochs, 3e-3))
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    for stages, epochs, learning_rate in phases:
+        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * curriculum.steps_per_epoch)
+        model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)
-    utils.plot_learning_curves(history, curriculum, run.folder / "learning_curves.png", data.kind)
+    utils.plot_learning_curves(run.history, run, run.folder / "learning_curves.png", data.kind)
     utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
     utils.plot_mistakes(data.test_x, results, data.class_names, run.folder / "mistakes.png", data.kind)
-    return run.finish(model, results, curriculum, train_x, synthetic=len(mixed_x) - len(train_x))
-
-
-def use_trained_model(args):
-    """7. Test the trained model on new images, or export it for other programs."""
-    import cnn_utils as utils
-
-    return utils.predict_or_export(args, "signs_functional", utils.SIGNS_CLASSES)
+    return run.finish(model, results, train_x, synthetic=len(mixed_x) - len(train_x))
 
 
 if __name__ == "__main__":

@@ -30,12 +30,11 @@ def strong_augmentation(images, seed):
 
 
 def parse_args():
-    parser = cli.ScriptParser(__doc__, "signs_resnet50", epochs=38, batch_size=32, learning_rate=1e-3)
+    defaults = {"epochs": 38, "batch_size": 32, "learning_rate": 1e-3, "weights": ("random", "imagenet")}
+    parser = cli.ScriptParser(__doc__, "signs_resnet50", **defaults)
     blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
-    parser.add_argument(
-        "--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks
-    )
-    parser.add_argument("--weights", type=cli.weights_source, default="random", help=cli.WEIGHTS_HELP)
+    add = parser.add_argument
+    add("--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks)
     args = parser.parse_args()
     if args.weights != "random" and args.epochs < 2:
         parser.error(f"--weights trains the last layer first: expected --epochs of at least 2. Received: {args.epochs}")
@@ -91,32 +90,31 @@ def main():
     ]
     if mix:
         stages.insert(0, utils.Stage("SYNTHETIC images added", 14, mixed_x, mixed_y, strong_augmentation))
-    curriculum = utils.Curriculum(stages, args.epochs, args.batch_size, args.seed, len(train_x))
-    phases = [(0, args.epochs, args.learning_rate)]
+    phases = [(args.epochs, args.learning_rate)]
     if args.weights != "random":
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
         alone = max(1, args.epochs // 5)
-        phases = [(0, alone, args.learning_rate), (alone, args.epochs, args.learning_rate / 10)]
-    for start, end, learning_rate in phases:
-        set_trainable(model, head_only=end < args.epochs)
+        phases = [(alone, args.learning_rate), (args.epochs - alone, args.learning_rate / 10)]
+    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    for epochs, learning_rate in phases:
+        set_trainable(model, head_only=(epochs, learning_rate) != phases[-1])
+        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
         #    A deep network's first steps are its roughest, so the learning rate warms up over a tenth of them.
-        steps = (end - start) * curriculum.steps_per_epoch
+        steps = epochs * curriculum.steps_per_epoch
         warmup = max(1, steps // 10)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=learning_rate
         )
         model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        history = run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), start, end)
-        if run.interrupted:
-            break
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)
-    utils.plot_learning_curves(history, curriculum, run.folder / "learning_curves.png", data.kind)
+    utils.plot_learning_curves(run.history, run, run.folder / "learning_curves.png", data.kind)
     utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
     utils.plot_mistakes(data.test_x, results, data.class_names, run.folder / "mistakes.png", data.kind)
-    return run.finish(model, results, curriculum, train_x, synthetic=len(mixed_x) - len(train_x))
+    return run.finish(model, results, train_x, synthetic=len(mixed_x) - len(train_x))
 
 
 def use_trained_model(args):

@@ -11,6 +11,7 @@ import numpy as np
 import signs_functional
 from benchmarks.stress import stress_sets
 from datasets.hdf5 import load_h5
+from datasets.synthetic import render_dataset
 from support.curriculum import Curriculum, Stage
 from support.errors import run_main
 from support.startup import start_tensorflow, supports_bfloat16
@@ -77,7 +78,7 @@ def course(seed, folder):
 
 
 def signs(seed, folder):
-    """Run signs_functional.py with its defaults and one more callback; test its model on harder images as well."""
+    """Run signs_functional.py with its defaults and one more callback."""
     import keras
 
     test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
@@ -88,11 +89,32 @@ def signs(seed, folder):
         sys.argv = ["signs_functional.py", "--data-dir", folder, "--seed", str(seed), "--output-dir", output]
         signs_functional.main()
         paused = time.perf_counter()
-        model = keras.models.load_model(f"{output}/model.keras")
-    sets = {"accuracy": test_x, **stress_sets(test_x)}
-    result = {name: accuracy(model, x, test_y) for name, x in sets.items()}
+        result = accuracy(keras.models.load_model(f"{output}/model.keras"), test_x, test_y)
     record["watching_seconds"] += time.perf_counter() - paused
-    return result | record
+    return {"accuracy": result, **record}
+
+
+def strangers(seed, folder, other):
+    """Run signs_functional.py with its defaults; test its model on hands and conditions that it has not seen."""
+    from support.predict import classify, load_trained_model
+
+    test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
+    other_x, other_y, _ = load_h5(f"{other}/test_signs.h5", "test")
+    no_digit_x, _, _ = load_h5(*render_dataset("signs_other", parts=("test",)), "test")
+    with tempfile.TemporaryDirectory() as output:
+        sys.argv = ["signs_functional.py", "--data-dir", folder, "--seed", str(seed), "--output-dir", output]
+        signs_functional.main()
+        model, metadata = load_trained_model(output, "signs_functional", ())
+    result = {name: accuracy(model, x, test_y) for name, x in {"test": test_x, **stress_sets(test_x)}.items()}
+    answers = classify(model, metadata, other_x)
+    confidence = np.array([probabilities.max() for probabilities, _ in answers])
+    right = np.array([probabilities.argmax() for probabilities, _ in answers]) == other_y
+    sure = np.array([not reason for _, reason in answers])
+    by_confidence = right[np.argsort(-confidence, kind="stable")]
+    result |= {f"coverage {share}": by_confidence[: len(right) * share // 100].mean() for share in (100, 90, 80, 60)}
+    result |= {"sure": sure.mean(), "sure and wrong": (sure & ~right).mean()}
+    result["no digit: not sure"] = np.mean([bool(reason) for _, reason in classify(model, metadata, no_digit_x)])
+    return {name: float(value) for name, value in result.items()}
 
 
 def summary(seconds, building=0.0):

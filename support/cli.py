@@ -11,15 +11,15 @@ from support.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# What --weights offers beside files; no script has all of it.
+WEIGHTS_HELP = {
+    "synthetic": "synthetic, which come with the project and were trained on SYNTHETIC images alone",
+    "random": "random, to start from nothing",
+    "imagenet": "imagenet, which Keras downloads once (94 MB)",
+}
+
 # One epoch for each stage of the longest curriculum, so that a dry run goes through all of them.
 DRY_RUN_EPOCHS = 4
-
-# For signs_resnet50.py.
-WEIGHTS_HELP = (
-    "initial weights: random (the default), imagenet, which Keras downloads once (94 MB), or a .keras, .weights.h5 or "
-    ".h5 file. With imagenet or a file, a fifth of the epochs trains only the last layer, and the rest all layers with "
-    "a tenth of the learning rate"
-)
 
 
 def integer(low, high=None):
@@ -62,13 +62,17 @@ def crop(text):
     return tuple(map(int, text.split(",")))
 
 
-def weights_source(text):
-    """argparse type: "random", "imagenet", or the path of a file that exists."""
-    path = pathlib.Path(text)
-    if text not in ("random", "imagenet") and not path.is_file():
-        found = "which is not a file" if path.exists() else "which does not exist"
-        raise argparse.ArgumentTypeError(f"expected random, imagenet or a file. Received: {text!r}, {found}")
-    return text if text in ("random", "imagenet") else path
+def weights_source(names):
+    """Return an argparse type: one of the names, or the path of a file that exists."""
+
+    def convert(text):
+        path = pathlib.Path(text)
+        if text not in names and not path.is_file():
+            found = "which is not a file" if path.exists() else "which does not exist"
+            raise argparse.ArgumentTypeError(f"expected {', '.join(names)} or a file. Received: {text!r}, {found}")
+        return text if text in names else path
+
+    return convert
 
 
 class ScriptParser(argparse.ArgumentParser):
@@ -78,11 +82,14 @@ class ScriptParser(argparse.ArgumentParser):
         description: str, the script's docstring, shown by --help.
         script: str, the script's name without ".py", which names the output folder.
         epochs, batch_size, learning_rate: the script's defaults.
+        weights: tuple of str, what --weights offers beside a file; the first one is the default.
+        pretrain: bool, whether random weights are pre-trained by default.
     """
 
-    def __init__(self, description, script, *, epochs, batch_size, learning_rate):
+    def __init__(self, description, script, *, epochs, batch_size, learning_rate, weights=("random",), pretrain=False):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(f"{script}.py", description=description, allow_abbrev=False, formatter_class=formatter)
+        self.initial = {"weights": weights[0], "pretrain": pretrain}
         bfloat16 = startup.supports_bfloat16()
         yes_or_no = argparse.BooleanOptionalAction
         # fmt: off
@@ -93,9 +100,14 @@ class ScriptParser(argparse.ArgumentParser):
             help="folder with the two .h5 files (default: datasets/ beside the script), or with one subfolder of "
                  "images for each class")
         add = self.add_argument_group("training").add_argument
+        add("--weights", type=weights_source(weights), metavar=f"{{{','.join(weights)},FILE}}",
+            help=f"initial weights: {'; '.join(WEIGHTS_HELP[name] for name in weights)}; or a file, .keras or "
+                 f".weights.h5 (default: {weights[0]})")
+        add("--pretrain", action=yes_or_no,
+            help=f"train on many SYNTHETIC images first, from random weights (default: {'yes' if pretrain else 'no'})")
         add("--epochs", type=integer(1), default=epochs, metavar="N",
-            help=f"number of epochs; an epoch is as many images as there are to train on (happy_sequential.py: at "
-                 f"least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
+            help=f"number of epochs, without pre-training; an epoch is as many images as there are to train on "
+                 f"(happy_sequential.py: at least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
         add("--batch-size", type=integer(1), default=batch_size, metavar="N",
             help=f"images per training step (default: {batch_size})")
         add("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
@@ -105,14 +117,18 @@ class ScriptParser(argparse.ArgumentParser):
         add("--mix-synthetic", action=yes_or_no, default=True,
             help="add SYNTHETIC images to the photographs in one stage of the training (default: yes)")
         add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
+        add("--class-weights", action=yes_or_no, default=True,
+            help="let a rare class count for more in the loss, if the largest class has more than 1.5 times the images "
+                 "of the smallest (default: yes)")
         add("--mixed-precision", action=yes_or_no, default=bfloat16,
             help="compute in 16 bits (bfloat16) with 32-bit weights "
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
         add("--seeds", type=integer(1, 1000), default=1, metavar="N",
             help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
         add("--resume", action="store_true", help="continue an interrupted or killed run that had the same settings")
-        add("--deterministic", action="store_true",
-            help="give the same result to the last bit on the same machine; slower")
+        add("--deterministic", action=yes_or_no, default=None,
+            help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
+                 "nobody has measured what it costs)")
         add("--dry-run", action="store_true",
             help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
@@ -144,6 +160,14 @@ class ScriptParser(argparse.ArgumentParser):
         if args.seed + args.seeds > 2**32:
             expected = "--seeds counts up from --seed, and the last seed must be below 2**32 as well"
             raise InputError(f"{expected}. Received: --seed {args.seed} --seeds {args.seeds}")
+        if args.pretrain and args.weights not in (None, "random"):
+            self.error(
+                f"--pretrain starts from random weights: leave --weights out. Received: --weights {args.weights}"
+            )
+        if args.weights is None:
+            args.weights = "random" if args.pretrain else self.initial["weights"]
+        if args.pretrain is None:
+            args.pretrain = self.initial["pretrain"] and args.weights == "random"
         args.mixed_precision = args.mixed_precision and not (args.predict or args.export)
         return args
 
@@ -156,5 +180,8 @@ def run_seeds(args):
 
 
 def start_tensorflow(args, rewrite_graph=True):
-    """Start TensorFlow as the options say; see `support.startup`."""
-    return startup.start_tensorflow(args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph)
+    """Start TensorFlow as the options say, settle --deterministic, return the device; see `support.startup`."""
+    device, args.deterministic = startup.start_tensorflow(
+        args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph
+    )
+    return device

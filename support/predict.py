@@ -20,6 +20,7 @@ from support.figures import image_grid, show_figures
 from support.files import atomic_write, file_type
 from support.ood import knn_distance
 from support.output import prepare_output_dir
+from support.pretrained import weights_file
 
 # Predictions with a lower probability are "not sure": more than three in ten of them would be wrong.
 CONFIDENCE = 0.7
@@ -43,7 +44,7 @@ def predict_or_export(args, script, class_names, network=None):
 
 
 def load_trained_model(output_dir, script, class_names, network=None):
-    """Load the model that a run of the script has saved, without running any code from the file.
+    """Load the model that a run of the script has saved, or the one in weights/, without running code from the file.
 
     Args:
         output_dir: folder of that run.
@@ -58,7 +59,11 @@ def load_trained_model(output_dir, script, class_names, network=None):
     Raises InputError: there is no model, or the file is damaged or holds something else.
     """
     path = pathlib.Path(output_dir) / "model.keras"
-    if not os.path.exists(path):
+    shipped = weights_file("synthetic", script)
+    if not os.path.exists(path) and shipped.exists():
+        print(f"There is no trained model in {output_dir}: using the one that comes with the project")
+        path = shipped
+    elif not os.path.exists(path):
         advice = f"Train one first with `python {script}.py`, or name the folder of an earlier run with --output-dir"
         raise InputError(f"There is no trained model yet: expected {path}. {advice}. Received: no such file")
     part = "a damaged .keras file"
@@ -83,7 +88,7 @@ def load_trained_model(output_dir, script, class_names, network=None):
         advice = "train it again, or name the folder of another run with --output-dir"
         raise InputError(f"{expected}; {advice}. Received: {reason}") from None
     own = f"your own images of {', '.join(metadata['classes'])}"
-    sources = {"synthetic": "SYNTHETIC images, not photographs", "real": "real photographs", "folder": own}
+    sources = {"synthetic": "SYNTHETIC images only, not photographs", "real": "real photographs", "folder": own}
     warning = ", but only by a --dry-run: it has learnt next to nothing" if metadata["dry_run"] else ""
     print(f"Model: {path}, trained on {sources.get(metadata['data'], 'unknown data')}{warning}")
     return model, metadata

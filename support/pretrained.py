@@ -1,7 +1,8 @@
-"""Weights from earlier training, for the network of resnet_utils.py, copied by layer name.
+"""Weights from earlier training, copied by layer name.
 
-"imagenet"       keras.applications.ResNet50, trained on 1.3 million photographs of 1,000 classes
-*.keras          a model that signs_resnet50.py has saved
+"synthetic"      the file in weights/, from training on SYNTHETIC images alone; for the two small networks
+"imagenet"       keras.applications.ResNet50, trained on 1.3 million photographs of 1,000 classes; for ResNet50
+*.keras          a model that the same script has saved
 *.weights.h5     the weights of such a model, from `model.save_weights`
 *.h5             the file of "imagenet", downloaded by hand
 """
@@ -25,19 +26,27 @@ IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/res
 # The mean colour of ImageNet, 0-255, in the order blue, green, red; keras.applications subtracts it.
 IMAGENET_MEAN = (103.939, 116.779, 123.68)
 
-HEAD = "predictions"  # the layer that separates the classes
 PIXELS = "normalise"  # the layer that maps pixels to -1..1: a network without it expects other pixels
 
 
-def load_pretrained(model, source):
-    """Set the weights of a built `resnet_utils.ResNet50`, and say in one line what was loaded.
+def weights_file(source, script):
+    """Return the path of the weights: "synthetic" is the script's file in weights/, another source is itself a path."""
+    folder = pathlib.Path(__file__).resolve().parents[1] / "weights"
+    return folder / f"{script}.keras" if source == "synthetic" else pathlib.Path(source)
 
-    `source` is "imagenet" or the path of a file, see the top of this module.
+
+def load_pretrained(model, source):
+    """Set the weights of a built model, and say in one line what was loaded.
+
+    `source` is "synthetic", "imagenet" or the path of a file, see the top of this module.
     Raises InputError: the weights cannot be downloaded, or the file is damaged or of another network.
     """
-    layers = _imagenet_layers(model) if source == "imagenet" else _stored_layers(pathlib.Path(source))
+    if source == "imagenet":
+        layers = _imagenet_layers(model)
+    else:
+        layers = _stored_layers(weights_file(source, model.name), model.name)
     loaded = load_weights_by_name(model, layers, source)
-    last = "including the last" if HEAD in loaded else "all but the last, which starts from random numbers"
+    last = "including the last" if model.layers[-1].name in loaded else "all but the last, which starts at random"
     print(f"Weights: {len(loaded)} layers from {source}, {last}")
 
 
@@ -45,7 +54,7 @@ def load_weights_by_name(model, layers, source):
     """Copy stored weights to the layers of the same name, and return the names of these layers.
 
     Args:
-        model: ResNet50; its last layer is left out if the stored one has another shape.
+        model: Keras model; its last layer is left out if the stored one has another shape.
         layers: dict from layer names to lists of arrays.
         source: "imagenet" or the path of the file, for the messages.
 
@@ -56,12 +65,14 @@ def load_weights_by_name(model, layers, source):
     other = {name for name in expected.keys() & stored.keys() if expected[name] != stored[name]}
     missing, unknown, differences = expected.keys() - stored.keys(), stored.keys() - expected.keys(), []
     for names, what in (missing, "missing"), (unknown, "unknown"), (other, "of another shape"):
-        names = sorted(names - {HEAD})
+        names = sorted(names - {model.layers[-1].name})
         if names:
             differences.append(f"{len(names)} {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
     if differences:
-        expected = f"the layers of signs_resnet50.py's network with --identity-blocks {_identity_blocks(model)}"
-        advice = "give the --identity-blocks that the weights were trained with"
+        expected, advice = f"the layers of {model.name}", "give a file that the same script has saved"
+        if model.name == "ResNet50":
+            expected += f" with --identity-blocks {_identity_blocks(model)}"
+            advice = "give the --identity-blocks that the weights were trained with"
         raise InputError(f"--weights {source}: expected {expected}; {advice}. Received: {', '.join(differences)}")
     loaded = sorted(name for name in stored if stored[name] == expected.get(name) != [])
     for name in loaded:
@@ -95,7 +106,7 @@ def set_trainable(model, head_only):
     """
     # One by one, because `model.trainable = True` does nothing if the model itself is trainable already.
     for layer in model.layers:
-        layer.trainable = layer.name == HEAD or not head_only
+        layer.trainable = layer is model.layers[-1] or not head_only
 
 
 def _shapes(layers):
@@ -114,7 +125,7 @@ def _imagenet_layers(model):
     # The names are checked before 94 MB are downloaded.
     standard = keras.applications.ResNet50(weights=None, include_top=False)
     names, expected = ({layer.name for layer in network.layers if layer.weights} for network in (model, standard))
-    if names - {HEAD} != expected:
+    if names - {model.layers[-1].name} != expected:
         expected = "--weights imagenet is the ResNet-50 of the paper: leave --identity-blocks at 2 3 5 2"
         raise InputError(f"{expected}. Received: {_identity_blocks(model)}")
     try:
@@ -127,22 +138,22 @@ def _imagenet_layers(model):
         raise InputError(f"{expected} {advice}, or name it with --weights FILE. Received: {reason}") from None
 
 
-def _stored_layers(path):
-    """Read a file of weights: dict from layer names to lists of arrays."""
+def _stored_layers(path, network):
+    """Read a file of weights: dict from layer names to lists of arrays; `network` is the name of the model."""
     name = path.name.lower()
     try:
         if name.endswith(".keras"):
-            expected = "a model that signs_resnet50.py has saved"
+            expected = f"a model of {network} that its script has saved"
             # In safe mode, a file that brings code of its own is refused, not run.
             model = keras.models.load_model(path, compile=False, safe_mode=True)
             return {layer.name: layer.get_weights() for layer in model.layers}
         if name.endswith(".weights.h5"):
-            expected = "the weights of a model of signs_resnet50.py, as model.save_weights writes them"
+            expected = f"the weights of a model of {network}, as model.save_weights writes them"
             # Keras would go by the order of the layers and ignore the rest, so another network could slip in.
             with h5py.File(path, "r") as file:
                 groups = [layer["vars"] for layer in file["layers"].values()]
                 return {group.attrs["name"]: [group[str(n)][()] for n in range(len(group))] for group in groups}
-        if name.endswith((".h5", ".hdf5")):
+        if name.endswith((".h5", ".hdf5")) and network == "ResNet50":
             expected = f"the weights of keras.applications.ResNet50 without its last layer, as in {IMAGENET_FILE}"
             return fold_preprocessing(keras.applications.ResNet50(weights=str(path), include_top=False))
     except Exception as error:  # Keras and h5py raise many types
@@ -151,5 +162,5 @@ def _stored_layers(path):
         else:
             received = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise InputError(f"--weights {path}: expected {expected}. Received: {received}") from None
-    expected = "random, imagenet or a file whose name ends in .keras, .weights.h5 or .h5"
+    expected = "a file whose name ends in .keras or .weights.h5"
     raise InputError(f"--weights: expected {expected}. Received: {path}")

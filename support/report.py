@@ -25,8 +25,9 @@ FIGURES = ("learning_curves", "confusion_matrix", "mistakes", "reliability", "ex
 # The keys of metrics.json that stand elsewhere on the page or are left out; the others are listed as settings.
 NOT_SETTINGS = {
     "script", "data", "data_files", "stages", "parameters", "classes", "confusion_matrix", "test_loss", "test_accuracy",
-    "test_accuracy_interval", "temperature", "calibration_error_before", "calibration_error_after", "interrupted",
-    "train_seconds", "train_examples", "synthetic_examples", "validation_examples", "test_examples", "versions",
+    "test_accuracy_interval", "test_balanced_accuracy", "temperature", "calibration_error_before",
+    "calibration_error_after", "interrupted", "train_seconds", "train_examples", "synthetic_examples",
+    "validation_examples", "test_examples", "versions",
 }  # fmt: skip
 
 
@@ -173,6 +174,8 @@ def _readable(value):
     """Return a setting as a reader would write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:.2f}" for name, number in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "none" if value is None else value

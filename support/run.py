@@ -2,7 +2,6 @@
 
 import csv
 import json
-import pathlib
 import platform
 import shutil
 import sys
@@ -22,11 +21,12 @@ from support.figures import show_figures
 from support.files import atomic_write, read_json, sha256, write_json
 from support.ood import feature_bank, ood_threshold
 from support.output import RESULT_FILES, archive, is_finished, prepare_output_dir
+from support.pretrained import weights_file
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = """epochs batch_size learning_rate seed mix_synthetic mixed_precision deterministic dry_run
-    identity_blocks weights""".split()
+SETTINGS = """weights pretrain epochs batch_size learning_rate seed mix_synthetic class_weights mixed_precision
+    deterministic dry_run identity_blocks""".split()
 
 
 class Run:
@@ -40,6 +40,7 @@ class Run:
 
     Attributes:
         folder: `pathlib.Path`, where the results go.
+        boundaries: list of the trained stages: name, first and last epoch, counted from 1.
         interrupted: bool, whether Ctrl-C ended the training.
         finished: bool, whether --resume found nothing left to do.
 
@@ -49,12 +50,14 @@ class Run:
     def __init__(self, script, args, data, device):
         self.args, self.data, self.device = args, data, device
         self.history, self.interrupted, self.train_seconds, self.temperature = {}, False, 0.0, 1.0
+        self.boundaries, self.examples_per_epoch, self.epochs, self.class_weight = [], 0, 0, None
         if data.kind == "folder" and args.output_dir.resolve().is_relative_to(data.source.train.resolve()):
             expected = f"--output-dir must lie outside {data.source.train}, or its figures would become a class"
             raise InputError(f"{expected}; choose another folder. Received: {args.output_dir}")
         settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)}
-        if isinstance(settings.get("weights"), pathlib.Path):
-            settings.update(weights=args.weights.name, weights_sha256=sha256(args.weights))
+        if args.weights not in ("random", "imagenet"):
+            path = weights_file(args.weights, script)
+            settings.update(weights=str(args.weights), weights_sha256=sha256(path))
         self.config = {"script": script, "data": data.kind, "data_files": data.hashes, **settings}
         self.folder = args.output_dir
         self.finished = args.resume and is_finished(self.folder, self.config)
@@ -70,20 +73,27 @@ class Run:
     def epochs_done(self):
         return len(self.history.get("loss", []))
 
-    def fit(self, model, curriculum, validation_data, start=0, end=None):
+    def fit(self, model, curriculum, validation_data, class_weight=None):
         """Train as `model.fit` does, with a checkpoint after every epoch; Ctrl-C ends the training, not the run.
+
+        A second call continues after the epochs of the first, with another optimizer or other layers frozen.
 
         Args:
             model: compiled Keras model.
             curriculum: `cnn_utils.Curriculum`.
             validation_data: `tf.data.Dataset` of (images, labels).
-            start, end: the epochs to train, counted from 0; by default all.
+            class_weight: as Keras's `fit` takes it, from `cnn_utils.class_weights`; the validation loss has no weights.
 
         Returns: dict of lists, the history from the first epoch on.
         Raises InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
         Raises KeyboardInterrupt: before the first epoch was finished.
         """
-        end = curriculum.epochs if end is None else end
+        if self.interrupted:
+            return self.history
+        self.class_weight = class_weight
+        start, end = self.epochs, self.epochs + curriculum.epochs
+        self.epochs, self.examples_per_epoch = end, curriculum.examples_per_epoch
+        self.boundaries += [(name, start + first, start + last) for name, first, last in curriculum.boundaries]
         build_variables(model, curriculum.stages[0].y[:1])  # first, or Keras would not restore the optimizer's state
         if self.checkpoint:
             self._restore(model)
@@ -91,15 +101,15 @@ class Run:
             model.optimizer.finalize_variable_values(model.trainable_variables)
             return self.history
         self.checkpoint = None
-        if start == 0:
-            print(f"\n{curriculum}")
+        print(f"\n{curriculum}")
         if self.epochs_done > start:
             print(f"Resuming after epoch {self.epochs_done} of {end}")
         started = time.perf_counter()
         try:
-            dataset, steps = curriculum.dataset(self.epochs_done), curriculum.steps_per_epoch
-            options = {"shuffle": False, "validation_data": validation_data, "callbacks": self._callbacks()}
-            model.fit(dataset, initial_epoch=self.epochs_done, epochs=end, steps_per_epoch=steps, **options)
+            dataset, steps = curriculum.dataset(self.epochs_done - start), curriculum.steps_per_epoch
+            options = {"shuffle": False, "class_weight": class_weight, "callbacks": self._callbacks()}
+            options |= {"initial_epoch": self.epochs_done, "epochs": end, "steps_per_epoch": steps}
+            model.fit(dataset, validation_data=validation_data, **options)
         except InputError:
             print()  # after the progress bar
             raise
@@ -183,12 +193,12 @@ class Run:
             writer.writerows([epoch, *row] for epoch, row in enumerate(rows, 1))
         print(f"Saved {self.folder / 'history.csv'}")
 
-    def finish(self, model, results, curriculum, train_x, synthetic=0):
+    def finish(self, model, results, train_x, synthetic=0):
         """Save metrics, reliability diagram and report; return the exit code: 130 if Ctrl-C ended the training.
 
         Args:
             model, results: the trained Keras model, and the dict from `cnn_utils.evaluate`.
-            curriculum, train_x: what it was trained with; `train_x` is without the validation split.
+            train_x: what it was trained with, without the validation split.
             synthetic: int, the number of SYNTHETIC images beside photographs.
         """
         data, folder = self.data, self.folder
@@ -197,8 +207,8 @@ class Run:
         versions = {module.__name__: module.__version__ for module in (tf, keras, np)}
         metrics = {
             **self.config,
-            "stages": [{"name": name, "epochs": [first, last]} for name, first, last in curriculum.boundaries],
-            "examples_per_epoch": curriculum.examples_per_epoch,
+            "stages": [{"name": name, "epochs": [first, last]} for name, first, last in self.boundaries],
+            "examples_per_epoch": self.examples_per_epoch,
             "train_examples": len(train_x),
             "synthetic_examples": synthetic,
             "validation_examples": len(data.train_x) - len(train_x),
@@ -207,6 +217,8 @@ class Run:
             "test_loss": results["loss"],
             "test_accuracy": results["accuracy"],
             "test_accuracy_interval": results["interval"],
+            "test_balanced_accuracy": results["balanced_accuracy"],
+            "loss_weights": self.class_weight and {data.class_names[y]: w for y, w in self.class_weight.items()},
             **reliability,
             "classes": [
                 {"name": name, "precision": _json_number(p), "recall": _json_number(r), "examples": int(count)}

@@ -239,7 +239,9 @@ def test_fit_trains_on_every_planned_batch(tmp_path):
     seen = Seen()
     model = keras.Sequential([keras.layers.Input((2, 2, 3)), seen, keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(1e-6), "mse")
-    args = argparse.Namespace(output_dir=tmp_path, resume=False, tensorboard=False, show=False, epochs=5, seed=1)
+    args = argparse.Namespace(
+        output_dir=tmp_path, resume=False, tensorboard=False, show=False, weights="random", seed=1
+    )
     data = argparse.Namespace(kind="real", source=None, hashes={}, class_names=("0", "1"))
     run = utils.Run("script", args, data, "CPU")
     x, y = stages[0].x, stages[0].y

@@ -179,6 +179,24 @@ def test_a_script_trains_on_classes_of_your_own_and_names_them(three, tmp_path, 
     assert any(name in predicted.stdout.split("003.png: ")[1] for name in COLOURS)
 
 
+@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
+def test_unbalanced_classes_are_weighted_said_and_recorded(tmp_path, script):
+    folder = make_folder(tmp_path / "mine", {"blue": 30, "amber": 6})
+    arguments = "--epochs", 1, "--data-dir", folder, "--output-dir", tmp_path / "out"
+    process = run_script(script, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("a rare one counts more in the loss. Weights: amber ") == 1
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # 5 and 26 images to learn from are left, of which 1 and 3 are validated on.
+    assert metrics["loss_weights"] == pytest.approx({"amber": 27 / 8, "blue": 27 / 46})
+    assert "Balanced accuracy: " in process.stdout and 0 <= metrics["test_balanced_accuracy"] <= 1
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "amber 3.38, blue 0.59" in report and "Balanced accuracy" in report
+    if script == "signs_functional":
+        process = run_script(script, *arguments, "--no-class-weights")
+        assert process.returncode == 0 and "a rare one" not in process.stdout, process.stderr
+
+
 def test_two_classes_of_your_own_keep_the_single_output(tmp_path):
     folder = make_folder(tmp_path / "mine", {"blue": 12, "amber": 12})
     process = run_script("happy_sequential", "--dry-run", "--data-dir", folder, "--output-dir", tmp_path / "out")

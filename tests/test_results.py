@@ -7,7 +7,7 @@ import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import tiny_run
+from conftest import open_tiny_run, tiny_run
 
 import cnn_utils as utils
 from support.calibration import class_probabilities
@@ -49,6 +49,71 @@ def test_evaluate_gives_the_numbers_of_a_hand_count(results):
     np.testing.assert_allclose(results["precision"], [1, 1 / 3, np.nan])
     np.testing.assert_allclose(results["recall"], [1, 1, 0])
     assert results["loss"] == pytest.approx(-np.mean(np.log([0.8, 0.7, 0.6, 0.1, 1e-7])), rel=1e-3)
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there(results, capsys):
+    assert results["balanced_accuracy"] == pytest.approx((1 + 1 + 0) / 3)
+    x, y = np.zeros((3, 8, 8, 3)), utils.one_hot(np.array([0, 0, 1]), 3)  # none of class 2
+    outputs = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]
+    found = utils.evaluate(Outputs(outputs, "categorical_crossentropy"), x, y, NAMES)
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
+    assert "Balanced accuracy: 75.00%" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------- class weights
+
+
+def test_class_weights_are_scikit_learns_balanced_ones(capsys):
+    labels = np.repeat([0, 1, 2], [40, 10, 50])
+    # n_samples / (n_classes * np.bincount(y)), as scikit-learn's compute_class_weight documents it.
+    expected = {0: 100 / 120, 1: 100 / 30, 2: 100 / 150}
+    assert utils.class_weights(utils.one_hot(labels, 3), NAMES) == pytest.approx(expected)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 2 and "10 to 50 images" in printed and "Weights: 0 0.83, 1 3.33, 2 0.67" in printed
+
+
+@pytest.mark.parametrize(
+    "counts, expected", [([30, 20], None), ([31, 20], {0: 51 / 62, 1: 51 / 40}), ([7, 0], None), ([5, 5], None)]
+)
+def test_class_weights_begin_above_one_and_a_half(counts, expected):
+    column = np.repeat([0.0, 1.0], counts).reshape(-1, 1)
+    found = utils.class_weights(column, ("a", "b"))
+    assert found is None if expected is None else found == pytest.approx(expected)
+
+
+def test_a_class_without_images_gets_a_weight_that_is_never_used():
+    assert utils.class_weights(utils.one_hot(np.array([0, 0, 2]), 3), NAMES) == pytest.approx({0: 0.75, 1: 1, 2: 1.5})
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_keras_weighs_the_training_loss_and_not_the_validation_loss(tmp_path, binary):
+    """One step without a learning rate: the loss of `fit` is that of the labels as the scripts prepare them."""
+    labels = np.array([0, 0, 0, 1])
+    y = labels.reshape(-1, 1).astype("float32") if binary else utils.one_hot(labels, 2)
+    x = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    last = layers.Dense(*((1, "sigmoid") if binary else (2, "softmax")))
+    model = keras.Sequential([layers.Input((64, 64, 3)), layers.Rescaling(1 / 255), layers.Flatten(), last])
+    loss = "binary_crossentropy" if binary else "categorical_crossentropy"
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"])
+    run = open_tiny_run(tmp_path, "--epochs", 1)
+    stage = utils.Stage("only", 1, x, y, lambda images, seed: keras.ops.cast(images, "float32"))
+    weights = utils.class_weights(y, ("a", "b"))
+    curriculum = utils.Curriculum([stage], 1, 8, 1, 4)
+    history = run.fit(model, curriculum, utils.evaluation_dataset(x, y), class_weight=weights)
+    single = np.asarray(keras.losses.get(loss)(y, model.predict_on_batch(x)))
+    assert history["loss"][0] == pytest.approx(np.mean(single * np.array([2 / 3, 2 / 3, 2 / 3, 2])), rel=1e-4)
+    assert history["val_loss"][0] == pytest.approx(np.mean(single), rel=1e-4)
+    # A label that is shared out among the classes changes nothing for the others.
+    soft = np.full((4, 2), 0.5, "float32")
+    if not binary:
+        stage = stage._replace(y=soft)
+        run.history.clear()
+        history = run.fit(
+            model, utils.Curriculum([stage], 1, 8, 1, 4), utils.evaluation_dataset(x, y), class_weight=weights
+        )
+        assert np.isfinite(history["loss"][0])
 
 
 def test_the_interval_is_wilsons():
@@ -108,6 +173,9 @@ def test_metrics_json_holds_what_a_reader_needs(tmp_path):
         "device": "CPU",
     }
     assert {key: metrics[key] for key in expected} == expected
+    assert metrics["loss_weights"] is None and metrics["class_weights"] is True
+    recalls = [entry["recall"] for entry in metrics["classes"]]
+    assert metrics["test_balanced_accuracy"] == pytest.approx(np.mean(recalls))
     assert metrics["train_seconds"] > 0 and model.count_params() == 1571
     low, high = metrics["test_accuracy_interval"]
     assert 0 <= low <= metrics["test_accuracy"] <= high <= 1 and metrics["test_loss"] > 0
@@ -130,8 +198,7 @@ def test_the_precision_of_a_class_that_is_never_predicted_is_null(tmp_path):
     model.layers[-1].set_weights([0 * kernel, np.array([0, 9, 0])])  # class 1, whatever the image
     data = run.data
     results = utils.evaluate(model, data.test_x, utils.one_hot(data.test_y, 3), data.class_names)
-    stage = utils.Stage("only", 1, data.train_x, utils.one_hot(data.train_y, 3), None)
-    run.finish(model, results, utils.Curriculum([stage], 1, 8, 1, 30), data.train_x)
+    run.finish(model, results, data.train_x)
     entries = read_json(tmp_path / "metrics.json")["classes"]
     assert entries[2] == {"name": "2", "precision": None, "recall": 0.0, "examples": 3}
     assert entries[1]["precision"] == pytest.approx(1 / 3) and entries[1]["recall"] == 1.0

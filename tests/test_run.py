@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,7 +99,7 @@ def test_a_resumed_run_gives_the_result_of_a_whole_one(whole_runs, tmp_path, fir
             np.testing.assert_array_equal(got.numpy(), variable.numpy(), err_msg=variable.path)
 
 
-DETERMINISTIC = ("--dry-run", "--deterministic", "--data", "synthetic", "--output-dir")
+DETERMINISTIC = ("--dry-run", "--data", "synthetic", "--output-dir")  # the default on a CPU
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,30 @@ def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run
     metrics = [read_metrics(folder) for folder in (first, tmp_path / "second")]
     assert [found.pop("train_seconds") > 0 for found in metrics] == [True, True]
     assert metrics[0] == metrics[1]
+
+
+def test_determinism_is_the_default_on_a_cpu_and_recorded(deterministic_happy_run, tmp_path):
+    assert read_metrics(deterministic_happy_run)["deterministic"] is True
+    process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic")
+    assert process.returncode == 0 and read_metrics(tmp_path)["deterministic"] is False, process.stderr
+    assert not re.search("^Device: .*deterministic", process.stdout, re.MULTILINE)
+    # What a run was started with is what --resume compares.
+    resumed = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic", "--resume")
+    assert resumed.returncode == 0 and "there is nothing to resume" in resumed.stdout
+
+
+@pytest.mark.parametrize("gpus, asked, expected", [(0, None, 1), (0, False, 0), (1, None, 0), (1, True, 1)])
+def test_determinism_depends_on_the_device_unless_it_is_asked_for(monkeypatch, capsys, gpus, asked, expected):
+    import tensorflow as tf
+
+    enabled = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [argparse.Namespace(name="GPU:0")] * gpus)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
+    monkeypatch.setattr(startup, "_gpu_fault", lambda tf: "")
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: enabled.append(True))
+    device, deterministic = startup.start_tensorflow(1, deterministic=asked)
+    assert deterministic == bool(expected) and len(enabled) == expected and device.startswith("GPU" if gpus else "CPU")
+    assert (", deterministic" in capsys.readouterr().out) == bool(expected)
 
 
 def test_an_interrupted_run_does_not_replace_a_finished_one(tmp_path, capsys):
@@ -343,8 +368,10 @@ def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run
         ["--batch-size", 7],
         ["--learning-rate", 0.5],
         ["--seed", 9],
+        ["--pretrain"],
         ["--no-mix-synthetic"],
         ["--no-rendered"],
+        ["--no-class-weights"],
         ["--mixed-precision"],
         ["--no-mixed-precision"],
         ["--deterministic"],
@@ -363,7 +390,7 @@ def test_every_option_is_known_to_identify_a_run_or_not_to():
     options = vars(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).parse_args([]))
     others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "resume", "debug"}  # data: by SHA-256
     others |= {"predict", "export", "crop", "tta", "explain"}
-    assert others | set(SETTINGS) == set(options) | {"identity_blocks", "weights"} and not others & set(SETTINGS)
+    assert others | set(SETTINGS) == set(options) | {"identity_blocks"} and not others & set(SETTINGS)
 
 
 # ----------------------------------------------------------------------- the device

@@ -13,10 +13,11 @@ from support.files import atomic_write
 HERE = pathlib.Path(__file__).resolve().parent
 
 # For each data set: the module and the function that render an image, the number of classes, and for each file
-# the number of images, as in the photographs, and the seed. The seeds differ, so no test image is in train.
+# the number of images and the seed. Training and test set are as large as those of the photographs; the seeds differ,
+# so no image is in two files.
 RECIPES = {
-    "happy": ("faces", "render_face", 2, {"train": (600, 101), "test": (150, 102)}),
-    "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202)}),
+    "happy": ("faces", "render_face", 2, {"train": (600, 101), "test": (150, 102), "pretrain": (12000, 103)}),
+    "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202), "pretrain": (12000, 203)}),
 }
 
 
@@ -68,18 +69,19 @@ def render_image(job):
     return renderer(label, np.random.default_rng([seed, index]))
 
 
-def render_dataset(name, folder=None):
-    """Return the training and the test file of a SYNTHETIC data set; render those that are missing.
+def render_dataset(name, folder=None, parts=("train", "test")):
+    """Return the files of a SYNTHETIC data set; render those that are missing.
 
     Args:
         name: "happy" or "signs".
         folder: where the files are kept; None: this package's folder or, if it is read-only, one in the user's home.
+        parts: which files: "train", "test" or "pretrain".
 
-    Returns: Two paths, train and test.
+    Returns: tuple of paths, one for each part.
     Raises InputError: a file cannot be written.
     """
     folder = writable_folder() if folder is None else pathlib.Path(folder)
-    return tuple(_render_file(name, part, folder) for part in ("train", "test"))
+    return tuple(_render_file(name, part, folder) for part in parts)
 
 
 def writable_folder():

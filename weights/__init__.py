@@ -1,0 +1,1 @@
+"""The weights that come with the project, trained on SYNTHETIC images alone."""
