@@ -83,8 +83,8 @@ def sample_hair(female, rng):
     cuts = ["long", "bob", "short", "tied", "hat"] if female else ["short", "buzz", "top", "bald", "long", "hat"]
     shares = [0.43, 0.18, 0.1, 0.23, 0.06] if female else [0.38, 0.17, 0.26, 0.07, 0.04, 0.08]
     cut = rng.choice(cuts, p=shares)
-    top, side = {"long": (1.5, 1.2), "bob": (1.6, 1.4), "tied": (0.7, 0.5), "short": (1.6, 0.8),
-                 "buzz": (0.35, 0.3), "top": (2.6, 0.5), "bald": (0.0, 0.45), "hat": (1.5, 0.9)}[cut]  # fmt: skip
+    top, side = {"long": (1.5, 1.2), "bob": (1.6, 1.4), "tied": (0.7, 0.5), "short": (1.3, 0.6),
+                 "buzz": (0.35, 0.3), "top": (2.2, 0.45), "bald": (0.0, 0.45), "hat": (1.5, 0.9)}[cut]  # fmt: skip
     fringe = rng.random() < 0.25 and cut in ("long", "bob", "short", "top")
     return {
         "cut": cut, "top": top * rng.uniform(0.8, 1.3), "side": side * rng.uniform(0.8, 1.3),
@@ -112,14 +112,14 @@ def sample_expression(smiling, rng):
 
 def sample_smile(rng):
     """A grin, a laugh, or a smile with closed lips; see `sample_expression`."""
-    kind = rng.choice(["grin", "laugh", "closed"], p=[0.62, 0.2, 0.18])
+    kind = rng.choice(["grin", "laugh", "closed"], p=[0.55, 0.19, 0.26])
     strength = rng.uniform(0.55, 1.1)
     opening = {"grin": rng.uniform(0.7, 1.6), "laugh": rng.uniform(1.5, 2.6), "closed": 0.0}[kind]
     return {
         "opening": opening * strength, "half_width": 2.6 + 0.95 * strength + rng.normal(0, 0.12),
         "lift": 1.15 * strength + rng.normal(0, 0.15),
         "teeth": rng.uniform(0.8, 1.0), "lip_scale": 0.8,  # cm that show; stretched lips are thinner
-        "cheeks": strength * rng.uniform(0.75, 1.0), "folds": strength * rng.uniform(0.6, 1.0),
+        "cheeks": strength * rng.uniform(0.75, 1.15), "folds": strength * rng.uniform(0.5, 1.1),
         "squint": strength * rng.uniform(0.0, 0.75), "brow_raise": rng.normal(0.1, 0.25), "frown": 0.0,
     }  # fmt: skip
 
@@ -134,7 +134,7 @@ def sample_other_expression(rng):
         "lift": rng.normal(-0.08, 0.1) - (rng.uniform(0.2, 0.5) if kind == "sad" else 0),
         "teeth": rng.uniform(0.1, 0.8) if rng.random() < 0.5 else 0.0,
         "lip_scale": 0.45 if kind == "pressed" else 1.0,
-        "cheeks": max(rng.normal(0, 0.12), 0), "folds": rng.uniform(0, 0.3),
+        "cheeks": max(rng.normal(0, 0.12), 0), "folds": rng.uniform(0, 0.35),
         "squint": rng.uniform(0.1, 0.75) if rng.random() < 0.25 else rng.uniform(-0.15, 0.2),
         "brow_raise": rng.normal(0.1, 0.3), "frown": rng.uniform(0, 0.8) if rng.random() < 0.3 else 0.0,
     }  # fmt: skip
@@ -147,7 +147,7 @@ def sample_view(rng):
     more of the image, down to a crop from forehead to chin.
     """
     width = rng.uniform(31, 40) if rng.random() < 0.25 else np.exp(rng.uniform(np.log(13), np.log(31)))
-    centre = rng.normal(0, 0.04) * width, 3.4 + rng.normal(0, 0.04) * width, 0.0
+    centre = rng.normal(0, 0.06) * width, 3.4 + rng.normal(0, 0.04) * width, 0.0
     return {
         "width": width, "centre": np.array(centre),  # cm from the left to the right edge of the image
         "yaw": np.clip(rng.normal(0, 13), -42, 42),
@@ -259,7 +259,7 @@ def face_relief(u, v, person, expression):
         (-0.65 * socket, person["eye_gap"] - 0.1, 0.4, 1.35, 0.9),  # eye socket
         (0.3, person["eye_gap"], 0.0, 1.0, 0.6),  # eyeball
         (0.35 * socket, 2.6, 2.1, 2.4, 0.7),  # brow ridge
-        (0.3 + 0.7 * cheeks, 4.1, -3.0 + 0.5 * cheeks, 1.5, 1.2),  # cheek
+        (0.3 + 0.9 * cheeks, 4.1, -3.0 + 0.6 * cheeks, 1.5, 1.1),  # cheek
         (-0.25 * (0.4 + person["age"]), 3.6, -1.5, 1.4, 0.35),  # bag under the eye
         (0.3, person["nose_width"], NOSE_V, 0.45, 0.5),  # wing of the nose
         (-0.2, 0.0, -5.6, 0.35, 0.7),  # groove above the lip
@@ -301,7 +301,8 @@ def paint_mouth(albedo, u, v, person, expression, rng):
     paint(albedo, 0.85 * lips, natural + person["lipstick"] * (lipstick - natural))
     paint(albedo, 0.95 * hole, (0.018, 0.008, 0.007))
     paint(albedo, 0.5 * tongue, (0.22, 0.07, 0.07))
-    paint(albedo, rng.uniform(0.75, 1.0) * teeth, rng.uniform(0.35, 0.9) * np.array([1.0, 0.95, 0.85]))
+    # The lips often shade the teeth. If they were always white, a network would look for nothing else.
+    paint(albedo, rng.uniform(0.6, 1.0) * teeth, np.exp(rng.uniform(-1.8, -0.1)) * np.array([1.0, 0.95, 0.85]))
     paint(albedo, bump(a, v, (0.62, NOSE_V - 0.55), (0.36, 0.2)), skin * 0.12)  # nostrils
     paint(albedo, 0.35 * bump(a, v, (person["nose_width"] + 0.35, NOSE_V), (0.2, 0.5)), skin * 0.3)
     paint(albedo, 0.35 * bump(u, v, (0, NOSE_V - 0.95), (1.1, 0.3)), skin * 0.35)
@@ -690,7 +691,7 @@ def develop(image, near, rng):
     image = image * np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.2, 0.6)
     grey = image.mean(axis=0)
     style = rng.random()
-    saturation = 0.0 if style < 0.12 else rng.uniform(0.6, 1.3)
+    saturation = 0.0 if style < 0.12 else rng.uniform(0.7, 1.5)
     image = np.maximum(grey + saturation * (image - grey), 0)
     if 0.06 < style < 0.25:  # toned prints and wrong white balance
         image *= np.exp(rng.normal(0, [[[0.15]], [[0.05]], [[0.2]]]))
