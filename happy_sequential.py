@@ -124,7 +124,7 @@ def main():
             utils.Stage("SYNTHETIC images, weak augmentation", 1, many_x, many_y[:, 1:], weak_augmentation),
             utils.Stage("SYNTHETIC images, strong augmentation", 3, many_x, many_y[:, 1:], strong_augmentation),
         ]
-        phases.insert(0, (pretraining, max(1, args.epochs // 3), 2e-3, len(many_x)))
+        phases.insert(0, (pretraining, max(1, args.epochs // 3), 1e-3, len(many_x)))
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).
     losses = keras.losses
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)
@@ -134,7 +134,7 @@ def main():
         steps = curriculum.steps_per_epoch
         #    The first epoch begins with small steps: Adam does not know yet how large the gradients are.
         schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, (epochs - 1) * steps, warmup_target=learning_rate, warmup_steps=steps
+            0.0, max(1, (epochs - 1) * steps), warmup_target=learning_rate, warmup_steps=steps
         )
         #    At the end, Keras replaces the weights by their moving average: single steps on few images are noisy.
         optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)

@@ -53,7 +53,8 @@ def sample_person(rng):
         "chin": rng.normal(0, 0.35), "nose": rng.normal(0, 0.35),  # cm longer than average
         "nose_width": rng.normal(1.25 - 0.1 * female + 0.25 * (melanin > 0.5), 0.12),
         "nose_height": rng.normal(1.0 - 0.1 * female, 0.12),
-        "eye_gap": rng.normal(3.15, 0.12), "eye_size": rng.normal(1.15 + 0.06 * female + 0.1 * child, 0.09),  # from middle to pupil
+        "eye_gap": rng.normal(3.15, 0.12),  # from the middle to the pupil
+        "eye_size": rng.normal(1.15 + 0.06 * female + 0.1 * child, 0.09),
         "iris": (0.02, 0.012, 0.008) if melanin > 0.35 or rng.random() < 0.6 else (0.09, 0.12, 0.14),
         "brow": rng.normal(1.0 - 0.35 * female, 0.22), "brow_height": rng.normal(2.0 + 0.2 * female, 0.2),
         "socket": rng.normal(1.0 - 0.25 * female, 0.2),  # how deep the eyes lie
@@ -92,7 +93,8 @@ def sample_hair(female, rng):
         "brim": cut == "hat" and rng.random() < 0.6, "cloth": CLOTH_COLOURS[rng.choice(len(CLOTH_COLOURS))],
         "recession": max(rng.normal(0.03, 0.03), 0), "lean": np.clip(rng.normal(0, 0.035), -0.07, 0.07),
         "length": {"long": rng.uniform(14, 24), "bob": rng.uniform(8, 11)}.get(cut, 0.0),
-        "rough": 0.03 if cut == "hat" else rng.uniform(0.05, 0.2 if female else 0.35), "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # locks in rendered pixels
+        "rough": 0.03 if cut == "hat" else rng.uniform(0.05, 0.2 if female else 0.35),
+        "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # locks in rendered pixels, at Happy House's distance
     }  # fmt: skip
 
 
