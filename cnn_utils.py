@@ -3,7 +3,7 @@
     data         load_happy_dataset, load_signs_dataset, add_synthetic
     preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
     batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
-    a run        Run (in support/run.py), predict_or_export (in support/predict.py)
+    a run        Run (in support/run.py), predict_or_export
     evaluation   evaluate
     figures      plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
 
@@ -19,14 +19,14 @@ import numpy as np
 
 from datasets.folders import has_classes, images_in, load_folder, names_sha256, subfolders
 from datasets.hdf5 import is_synthetic, load_h5, schema_error
-from datasets.splits import split_validation, subset_per_class
+from datasets.splits import split_fold, split_validation, subset_per_class
 from datasets.synthetic import render_dataset
-from support.calibration import class_labels, class_probabilities
+from support import predict
+from support.calibration import class_labels, class_probabilities, wrong_predictions
 from support.curriculum import Curriculum, Stage, evaluation_dataset
 from support.errors import InputError
 from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
 from support.files import sha256
-from support.predict import predict_or_export
 from support.pretrained import load_pretrained
 from support.run import Run
 
@@ -65,13 +65,14 @@ class Dataset(NamedTuple):
     class_names: tuple
     source: Source
     hashes: dict  # file name -> SHA-256; of a folder, that of its images' names and sizes
+    test_names: Any = None  # (t,), the files of the test images, or their positions in the .h5 file, counted from 0
 
     @property
     def kind(self):
         return self.source.kind
 
 
-def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
+def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
     """Load Happy House: is the person smiling?
 
     Args:
@@ -79,16 +80,18 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False):
             "auto": real if both files are there, synthetic if neither is.
         data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
         dry_run: bool, only a few images of each class.
+        fold: "I/K": test on fold I of K of the training set and train on the others; the test set is not used.
+        cache_dir: folder for the decoded images of a folder of your own; None: none is kept.
 
     Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
     Raises InputError: a file is missing or not what it should be.
     """
-    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run)
+    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run, fold, cache_dir)
 
 
-def load_signs_dataset(data="auto", data_dir=None, dry_run=False):
+def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
     """Load SIGNS: which digit, 0 to 5, does the hand show? Arguments, result and errors: see `load_happy_dataset`."""
-    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run)
+    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold, cache_dir)
 
 
 def add_synthetic(name, x, y, dry_run=False):
@@ -149,12 +152,12 @@ def find_data(name, data="auto", data_dir=None):
     return Source("synthetic", *render_dataset(name), f", because neither {names[0]} nor {names[1]} is in {folder}")
 
 
-def _load(name, class_names, data, data_dir, dry_run):
+def _load(name, class_names, data, data_dir, dry_run, fold, cache_dir):
     """Find a data set, say where it comes from, read it once and check that train and test fit together."""
     source = find_data(name, data, data_dir)
     print(source)
     if source.kind == "folder":
-        train_x, train_y, test_x, test_y, class_names = load_folder(source.train)
+        train_x, train_y, test_x, test_y, class_names = load_folder(source.train, fold, cache_dir)
         hashes = {source.train.name: names_sha256(source.train, train_x, test_x)}
     else:
         train_x, train_y, classes = load_h5(source.train, "train")
@@ -163,11 +166,15 @@ def _load(name, class_names, data, data_dir, dry_run):
         if isinstance(classes, tuple):
             class_names = classes
         hashes = {path.name: sha256(path) for path in (source.train, source.test)}
+    test_names = getattr(test_x, "paths", np.arange(len(test_x)))
+    if fold and source.kind != "folder":
+        train_x, train_y, test_x, test_y, test_names = split_fold(train_x, train_y, fold, unused=source.test)
     if dry_run:
         train_x, train_y = subset_per_class(train_x, train_y, 8)
+        test_names, _ = subset_per_class(test_names, test_y, 4)
         test_x, test_y = subset_per_class(test_x, test_y, 4)
     print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-    return Dataset(train_x, train_y, test_x, test_y, class_names, source, hashes)
+    return Dataset(train_x, train_y, test_x, test_y, class_names, source, hashes, test_names)
 
 
 def _check_classes(source, classes, test_classes, train_y, test_y, count):
@@ -232,6 +239,15 @@ def print_shapes(title, **arrays):
     for name, array in arrays.items():
         values = f"{array.min():g} to {array.max():g}" if isinstance(array, np.ndarray) else "on disk"
         print(f"  {name:<15} {str(array.shape):<20} {array.dtype!s:<8} {values}")
+
+
+# ----------------------------------------------------------- the trained model
+
+
+def predict_or_export(args, script, class_names, network=None):
+    """Do what --predict or --export asks for, and return the exit code; see `support.predict`."""
+    load_data = load_happy_dataset if class_names == HAPPY_CLASSES else load_signs_dataset
+    return predict.predict_or_export(args, script, class_names, load_data, network)
 
 
 # ------------------------------------------------------------------ evaluation
@@ -359,10 +375,8 @@ def plot_mistakes(x, results, class_names, path, kind, most=24):
         most: int, the largest number of images to draw.
     """
     labels, predictions = results["labels"], results["predictions"]
-    wrong = np.flatnonzero(labels != predictions)
-    confidence = results["probabilities"][np.arange(len(labels)), predictions]
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    shown = wrong[:most]
+    wrong = wrong_predictions(results)
+    shown, confidence = wrong[:most], results["probabilities"].max(axis=1)
     captions = [
         f"is {class_names[labels[index]]}\npredicted {class_names[predictions[index]]}, {confidence[index]:.0%}"
         for index in shown

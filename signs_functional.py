@@ -59,8 +59,8 @@ def main():
     weights = "synthetic", "random"
     defaults = {"epochs": 40, "batch_size": 32, "learning_rate": 1e-3, "weights": weights}
     args = cli.ScriptParser(__doc__, "signs_functional", **defaults).parse_args()
-    if args.seeds > 1:
-        return cli.run_seeds(args)
+    if args.seeds > 1 or args.folds > 1:
+        return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     device = cli.start_tensorflow(args)
@@ -72,7 +72,7 @@ def main():
         return utils.predict_or_export(args, "signs_functional", utils.SIGNS_CLASSES)
 
     # 2. Load the training and test sets; plot one image of each class.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run)
+    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
     run = utils.Run("signs_functional", args, data, device)
     if run.finished:
         return 0

@@ -43,8 +43,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if args.seeds > 1:
-        return cli.run_seeds(args)
+    if args.seeds > 1 or args.folds > 1:
+        return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     #    Rewriting the graph of so many layers would delay the first batch by seconds and gain nothing.
@@ -60,7 +60,7 @@ def main():
         return use_trained_model(args)
 
     # 2. Load the training and test sets.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run)
+    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
 
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.

@@ -3,9 +3,9 @@
     python -m benchmarks --data-dir FOLDER                  everything: about an hour on two cores
     python -m benchmarks --data-dir FOLDER signs resnet     only these parts
 
-FOLDER holds train_signs.h5 and test_signs.h5; strangers also needs --other-dir. Most figures are ratios of two runs made one after the other,
-in alternating order, so that other load on the machine affects both. The comparison with PyTorch
-needs `pip install torch==2.13.0` and is left out without it.
+FOLDER holds train_signs.h5 and test_signs.h5; strangers also needs --other-dir. Most figures are ratios of two runs
+made one after the other, in alternating order, so that other load on the machine affects both. The comparison with
+PyTorch needs `pip install torch==2.13.0` and is left out without it.
 """
 
 import argparse

@@ -7,10 +7,9 @@
     my_images/test/cat/*.jpg
 
 As in `keras.utils.image_dataset_from_directory`, the names of the subfolders are the classes, in alphabetical order.
-The images stay on disk and are read when needed, so memory does not grow with the folder.
+The images stay on disk and are read when needed, so memory does not grow with the folder. A cache keeps them decoded.
 """
 
-import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -18,13 +17,12 @@ import sys
 
 import numpy as np
 
+from datasets.cache import read_all
 from datasets.images import IMAGE_SHAPE, read_image
-from datasets.splits import split_validation
+from datasets.splits import SPLIT_SEED, split_fold, split_validation
 from support.errors import InputError, printable
 
 TEST_FRACTION = 0.15
-# Fixed, so that another --seed does not move yesterday's training images into today's test set.
-SPLIT_SEED = 1
 
 # Names of the folders of the two sets, in any case; none of them names a class.
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -33,16 +31,17 @@ TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "valida
 class ImageFiles:
     """Images on disk that can be indexed like an array (m, 64, 64, 3) uint8.
 
-    Only what is asked for is read, and nothing is cached: each epoch reads every file again.
-    `python -m datasets.pack` turns a folder into .h5 files, which are faster.
+    Only what is asked for is read, from the cache if there is one, else from the files.
 
     Args:
         paths: the m files.
+        cache, rows: `datasets.cache.Cache`, and the rows (m,) of these images in it.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, paths):
+    def __init__(self, paths, cache=None, rows=None):
+        self.cache, self.rows = cache, rows
         self.paths = np.array([str(path) for path in paths], dtype=object)
         self.shape = (len(self.paths), *IMAGE_SHAPE)
 
@@ -51,6 +50,8 @@ class ImageFiles:
 
     def __getitem__(self, index):
         """Read one image, or those of a slice, a mask or an array of indices."""
+        if self.cache is not None:
+            return self.cache[self.rows[index]]
         if isinstance(index, (int, np.integer)):
             return read_image(self.paths[index], IMAGE_SHAPE[0])
         images = [read_image(path, IMAGE_SHAPE[0]) for path in self.paths[index]]
@@ -58,7 +59,7 @@ class ImageFiles:
 
     def take(self, indices, axis=0):
         """Return a subset, as NumPy's `take` does, without reading any file."""
-        return ImageFiles(self.paths[indices])
+        return ImageFiles(self.paths[indices], self.cache, None if self.cache is None else self.rows[indices])
 
 
 def has_classes(folder):
@@ -112,15 +113,21 @@ def names_sha256(folder, *parts):
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def load_folder(folder):
+def load_folder(folder, fold=None, cache_dir=None):
     """Load images of your own.
 
-    `folder` has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
+    Args:
+        folder: has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
+        fold: "I/K": test on fold I of K, of the images in `train` or, without it, of all images.
+        cache_dir: folder outside `folder` for the decoded images; None: they are decoded whenever they are needed.
 
     Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
     Raises InputError: fewer than two classes, too few images of one, or a class in `test` that `train` lacks.
     """
     folder = pathlib.Path(folder)
+    if cache_dir is not None and pathlib.Path(cache_dir).resolve().is_relative_to(folder.resolve()):
+        print(f"The images are decoded again in every epoch, because {cache_dir} lies in their folder")
+        cache_dir = None
     by_name = {name.lower(): folder / name for name in subfolders(folder)}
     train = next((by_name[name] for name in TRAIN if name in by_name), folder)
     test = next((by_name[name] for name in TEST if name in by_name and train != folder), None)
@@ -128,7 +135,7 @@ def load_folder(folder):
     if len(classes) < 2:
         found = ", ".join(classes) or "no subfolder"
         raise InputError(f"{train} must hold a subfolder of images for each class, at least two. Received: {found}")
-    train_x, train_y = _list_classes(train, classes)
+    train_x, train_y = _list_classes(train, classes, cache_dir)
     # One image of each class goes to validation, and one to the test set unless there is one.
     least = 2 if test else 3
     counts = np.bincount(train_y, minlength=len(classes))
@@ -136,11 +143,13 @@ def load_folder(folder):
         few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
         expected = f"Each class in {train} needs at least {least} readable images, better a few hundred"
         raise InputError(f"{expected}. Received: {few}")
-    if test:
+    if fold:
+        train_x, train_y, test_x, test_y, _ = split_fold(train_x, train_y, fold, unused=test)
+    elif test:
         unknown = sorted(set(subfolders(test)) - set(classes))
         if unknown:
             raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(unknown)}")
-        test_x, test_y = _list_classes(test, classes)
+        test_x, test_y = _list_classes(test, classes, cache_dir)
         if not len(test_x):
             expected = f"{test} must hold images in the subfolders {', '.join(classes)}"
             raise InputError(f"{expected}. Received: none that can be read")
@@ -149,7 +158,7 @@ def load_folder(folder):
     return train_x, train_y, test_x, test_y, tuple(map(printable, classes))
 
 
-def _list_classes(folder, classes):
+def _list_classes(folder, classes, cache_dir):
     """Return the readable images of each class and their labels; name the others on standard error."""
 
     def report(fault):
@@ -159,17 +168,13 @@ def _list_classes(folder, classes):
         expected = "expected a folder that can be listed; change its permissions"
         report(f"{error.filename}: {expected}. Received: {error.strerror}")
 
-    def fault(path):
-        try:
-            read_image(path, IMAGE_SHAPE[0])
-        except InputError as error:
-            return str(error)
-
     listed = [(path, y) for y, name in enumerate(classes) for path in images_in(pathlib.Path(folder) / name, unlisted)]
-    # Threads, because Pillow releases Python's lock while it decodes.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        faults = list(pool.map(fault, (path for path, _ in listed)))
+    name = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    cache_path = None if cache_dir is None else pathlib.Path(cache_dir, f"{name}.npy")
+    paths = [path for path, _ in listed]
+    cache, rows, faults = read_all(paths, lambda path: read_image(path, IMAGE_SHAPE[0]), cache_path)
     for found in filter(None, faults):
         report(found)
-    readable = [pair for pair, found in zip(listed, faults) if found is None]
-    return ImageFiles(path for path, _ in readable), np.array([y for _, y in readable], np.int64)
+    readable = np.array([number for number, found in enumerate(faults) if found is None], np.int64)
+    labels = np.array([listed[number][1] for number in readable], np.int64)
+    return ImageFiles(paths, cache, rows).take(readable), labels

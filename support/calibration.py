@@ -103,6 +103,12 @@ def reliability(probabilities, labels):
         return counts, np.bincount(bins, confidence, BINS) / counts, np.bincount(bins, right, BINS) / counts
 
 
+def wrong_predictions(results):
+    """Return the indices (n,) of what is wrong in a dict from `cnn_utils.evaluate`, the most confident first."""
+    wrong = np.flatnonzero(results["labels"] != results["predictions"])
+    return wrong[np.argsort(-results["probabilities"][wrong].max(axis=1), kind="stable")]
+
+
 def calibration_error(probabilities, labels):
     """Return the expected calibration error, 0 to 1: the mean gap between confidence and accuracy of the bins.
 

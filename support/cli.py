@@ -62,6 +62,16 @@ def crop(text):
     return tuple(map(int, text.split(",")))
 
 
+def fold(text):
+    """argparse type: "I/K", fold I of K, counted from 1."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not (1 <= number <= count and 2 <= count <= 1000):
+        expected = "I/K, such as 2/5: the second of five folds"
+        raise argparse.ArgumentTypeError(f"expected {expected}. Received: {text!r}")
+    return f"{number}/{count}"
+
+
 def weights_source(names):
     """Return an argparse type: one of the names, or the path of a file that exists."""
 
@@ -125,6 +135,11 @@ class ScriptParser(argparse.ArgumentParser):
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
         add("--seeds", type=integer(1, 1000), default=1, metavar="N",
             help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
+        add("--folds", type=integer(1, 1000), default=1, metavar="K",
+            help="cross-validation, for small sets: split the training set, or all images of a folder without a test "
+                 "set, into K parts with equal shares of each class; K runs test on one part each and train on the "
+                 "others; print a table, mean and intervals. A test set is not used")
+        add("--fold", type=fold, metavar="I/K", help="only run I of the K runs of --folds")
         add("--resume", action="store_true", help="continue an interrupted or killed run that had the same settings")
         add("--deterministic", action=yes_or_no, default=None,
             help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
@@ -134,13 +149,16 @@ class ScriptParser(argparse.ArgumentParser):
         add = self.add_argument_group("output").add_argument
         add("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / script, metavar="DIR",
             help=f"where everything is saved (default: outputs/{script}/ beside the script)")
+        add("--cache-dir", type=pathlib.Path, metavar="DIR",
+            help="where images of your own are kept decoded (default: cache/ in the output folder)")
         add("--show", action="store_true", help="also open the figures at the end")
         add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
         trained = self.add_argument_group("with a trained model, instead of training")
         add = trained.add_mutually_exclusive_group().add_argument
         add("--predict", nargs="+", type=pathlib.Path, metavar="IMAGE", help="classify these images")
         add("--export", nargs="+", choices=("onnx", "saved_model", "litert"),
-            help="export the model for other programs, and compare its outputs")
+            help="export the model for other programs, and compare its outputs; litert also writes a model that "
+                 "computes in 8-bit integers, and compares its accuracy on the run's test set")
         add = trained.add_argument
         add("--crop", type=crop, default="center", metavar="{center,stretch,X,Y,SIZE}",
             help="the part of an image to use: the largest square in the middle, all of it squeezed into a square, "
@@ -152,11 +170,18 @@ class ScriptParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args = super().parse_args(args, namespace)
+        args.cache_dir = args.cache_dir or args.output_dir / "cache"
         if args.dry_run:
             args.epochs = DRY_RUN_EPOCHS
-        if args.seeds > 1 and (args.predict or args.export):
-            found = f"--seeds {args.seeds} and {'--predict' if args.predict else '--export'}"
-            raise InputError(f"--seeds repeats the training: leave it out to use a trained model. Received: {found}")
+        options = ("seeds", args.seeds > 1), ("folds", args.folds > 1), ("fold", args.fold)
+        repeats = [f"--{name} {getattr(args, name)}" for name, given in options if given]
+        trained = "--predict" if args.predict else "--export" if args.export else ""
+        if repeats and trained:
+            expected = f"{repeats[0].split()[0]} is for training: leave it out to use a trained model"
+            raise InputError(f"{expected}. Received: {repeats[0]} and {trained}")
+        if args.folds > 1 and len(repeats) > 1:
+            expected = "--folds trains once for each fold, with one seed: give no other option that repeats or splits"
+            raise InputError(f"{expected}. Received: {' '.join(repeats)}")
         if args.seed + args.seeds > 2**32:
             expected = "--seeds counts up from --seed, and the last seed must be below 2**32 as well"
             raise InputError(f"{expected}. Received: --seed {args.seed} --seeds {args.seeds}")
@@ -172,11 +197,11 @@ class ScriptParser(argparse.ArgumentParser):
         return args
 
 
-def run_seeds(args):
-    """Run the script once for each of --seeds seeds; see `support.seeds`."""
+def run_several(args):
+    """Run the script once for each of --seeds seeds or --folds folds; see `support.seeds`."""
     from support import seeds
 
-    return seeds.run_seeds(args)
+    return seeds.run_folds(args) if args.folds > 1 else seeds.run_seeds(args)
 
 
 def start_tensorflow(args, rewrite_graph=True):

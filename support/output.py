@@ -15,7 +15,7 @@ from support.files import read_json
 
 # Everything a training run writes, so that an earlier run can be archived completely.
 RESULT_FILES = f"""model.keras history.csv metrics.json examples.png learning_curves.png confusion_matrix.png
-    mistakes.png reliability.png report.html tensorboard {CHECKPOINT}""".split()
+    mistakes.png mistakes.csv reliability.png report.html tensorboard {CHECKPOINT}""".split()
 
 ADVICE = "expected a folder that can be written to; choose another with --output-dir"
 

@@ -17,7 +17,7 @@ from support.errors import InputError, printable
 from support.explain import overlay_heatmap
 from support.export import export_model
 from support.figures import image_grid, show_figures
-from support.files import atomic_write, file_type
+from support.files import atomic_write, file_type, read_json
 from support.ood import knn_distance
 from support.output import prepare_output_dir
 from support.pretrained import weights_file
@@ -30,17 +30,39 @@ MAX_WIDTH = 4096
 MAX_FILE_BYTES = 2**30
 
 
-def predict_or_export(args, script, class_names, network=None):
-    """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`."""
+def predict_or_export(args, script, class_names, load_data, network=None):
+    """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`.
+
+    `load_data` is the function of `cnn_utils` that loads the script's data set.
+    """
     model, metadata = load_trained_model(args.output_dir, script, class_names, network)
     if args.export:
-        export_model(model, args.export, args.output_dir)
+        data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
+        export_model(model, args.export, args.output_dir, data)
         return 0
     options = {"crop": args.crop, "tta": args.tta, "explain": args.explain}
     code = predict_images(model, metadata, args.predict, args.output_dir, **options)
     if args.show:
         show_figures()
     return code
+
+
+def _load_data_of_run(args, load_data, class_names):
+    """Return the `Dataset` that the options name, else that of the run; None, with a line that says so, without it."""
+    metrics = read_json(pathlib.Path(args.output_dir) / "metrics.json") or {}
+    folder, fold = args.data_dir or metrics.get("data_dir"), str(metrics.get("fold"))
+    try:
+        if args.data != "synthetic" and not (isinstance(folder, str | pathlib.Path) and os.path.isdir(folder)):
+            raise InputError(f"the data of the run are not there; name their folder. Received: {folder}")
+        data = load_data(args.data, folder, fold=fold if "/" in fold else None, cache_dir=args.cache_dir)
+        if tuple(data.class_names) != tuple(class_names):
+            raise InputError(f"the model knows {', '.join(class_names)}. Received: {', '.join(data.class_names)}")
+    except InputError as error:
+        print(f"model_int8.tflite needs images (--data-dir) and is left out: {printable(str(error))}")
+        return None
+    if data.hashes != metrics.get("data_files"):
+        print("These are not the files of the run: the model may have been trained on some of the test images")
+    return data
 
 
 def load_trained_model(output_dir, script, class_names, network=None):

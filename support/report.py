@@ -24,8 +24,8 @@ FIGURES = ("learning_curves", "confusion_matrix", "mistakes", "reliability", "ex
 
 # The keys of metrics.json that stand elsewhere on the page or are left out; the others are listed as settings.
 NOT_SETTINGS = {
-    "script", "data", "data_files", "stages", "parameters", "classes", "confusion_matrix", "test_loss", "test_accuracy",
-    "test_accuracy_interval", "test_balanced_accuracy", "temperature", "calibration_error_before",
+    "script", "data", "data_files", "data_dir", "stages", "parameters", "classes", "confusion_matrix", "test_loss",
+    "test_accuracy", "test_accuracy_interval", "test_balanced_accuracy", "temperature", "calibration_error_before",
     "calibration_error_after", "interrupted", "train_seconds", "train_examples", "synthetic_examples",
     "validation_examples", "test_examples", "versions",
 }  # fmt: skip

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from support.calibration import calibrate, plot_reliability
+from support.calibration import calibrate, plot_reliability, wrong_predictions
 from support.checkpoint import CHECKPOINT, Checkpoint, generators, read_checkpoint
-from support.errors import INTERRUPTED, InputError, require
+from support.errors import INTERRUPTED, InputError, printable, require
 from support.figures import show_figures
 from support.files import atomic_write, read_json, sha256, write_json
 from support.ood import feature_bank, ood_threshold
@@ -25,7 +25,7 @@ from support.pretrained import weights_file
 from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
-SETTINGS = """weights pretrain epochs batch_size learning_rate seed mix_synthetic class_weights mixed_precision
+SETTINGS = """weights pretrain epochs batch_size learning_rate seed fold mix_synthetic class_weights mixed_precision
     deterministic dry_run identity_blocks""".split()
 
 
@@ -205,8 +205,10 @@ class Run:
         reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)
         per_class = zip(data.class_names, results["precision"], results["recall"], results["confusion"].sum(axis=1))
         versions = {module.__name__: module.__version__ for module in (tf, keras, np)}
+        place = data.source.train if data.kind == "folder" else data.source.train.parent
         metrics = {
             **self.config,
+            "data_dir": str(place.resolve()),  # for --export, which measures on the test set again
             "stages": [{"name": name, "epochs": [first, last]} for name, first, last in self.boundaries],
             "examples_per_epoch": self.examples_per_epoch,
             "train_examples": len(train_x),
@@ -231,6 +233,7 @@ class Run:
             "versions": {"python": platform.python_version(), **versions},
         }
         write_json(metrics, folder / "metrics.json")
+        self._save_mistakes(results)
         write_report(folder, model, results, train_x, data.test_x, sys.argv)
         if self.args.tensorboard:
             self._log_figures()
@@ -239,6 +242,20 @@ class Run:
         if self.args.show:
             show_figures()
         return INTERRUPTED if self.interrupted else 0
+
+    def _save_mistakes(self, results):
+        """Save the test images that were classified wrongly as a table, in the order of the figure."""
+        data, (labels, predictions) = self.data, (results["labels"], results["predictions"])
+        names = np.arange(len(labels)) if data.test_names is None else data.test_names
+        with atomic_write(self.folder / "mistakes.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            which = "file" if data.kind == "folder" else "index in the test set"
+            writer.writerow([which, "true class", "predicted class", *(f"probability {n}" for n in data.class_names)])
+            for index in wrong_predictions(results):
+                classes = data.class_names[labels[index]], data.class_names[predictions[index]]
+                probabilities = (f"{value:.6f}" for value in results["probabilities"][index])
+                writer.writerow([printable(str(names[index])), *classes, *probabilities])
+        print(f"Saved {self.folder / 'mistakes.csv'}")
 
     def _log_figures(self):
         """Add saved figures to TensorBoard's log, and say how to look at it."""

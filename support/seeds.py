@@ -1,55 +1,87 @@
-"""--seeds: the same script once for each of several seeds, and the spread of the results."""
+"""--seeds and --folds: the same script once for each seed or each fold, and the spread of the results."""
 
 import contextlib
+import csv
 import math
 import subprocess
 import sys
 
 import numpy as np
 
-from support.files import read_json, write_json
+from support.files import atomic_write, read_json, write_json
 
 
 def run_seeds(args):
     """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
 
-    Each run is a process of its own, so its result is that of the single command with that seed.
     `args` is the parsed command line. Returns the exit code: 0, or that of the first run that failed.
     """
-    accuracies = {}
-    for seed in range(args.seed, args.seed + args.seeds):
-        folder = args.output_dir / f"seed_{seed}"
-        print(f"\nSeed {seed}, {len(accuracies) + 1} of {args.seeds}: {folder}", flush=True)
+    seeds = {seed: ["--seed", str(seed)] for seed in range(args.seed, args.seed + args.seeds)}
+    metrics, code = _run_each(args, "seed", seeds)
+    if code:
+        return code
+    accuracies = {seed: found["test_accuracy"] for seed, found in metrics.items()}
+    summary = summarise(accuracies)
+    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
+    _print_mean(summary)
+    write_json(summary, args.output_dir / "seeds.json")
+    return 0
+
+
+def run_folds(args):
+    """Run the script once for each of `--folds` folds, print and save a table, mean, spread and intervals.
+
+    Arguments and result as for `run_seeds`.
+    """
+    folds = {number: ["--fold", f"{number}/{args.folds}"] for number in range(1, args.folds + 1)}
+    metrics, code = _run_each(args, "fold", folds)
+    if code:
+        return code
+    rows, summary = summarise_folds(metrics)
+    print("\nfold  images  right  accuracy  balanced accuracy")
+    for fold, images, right, accuracy, balanced in rows:
+        print(f"{fold:>4}  {images:>6,}  {right:>5,}  {accuracy:>8.2%}  {balanced:>17.2%}")
+    _print_mean(summary)
+    (low, high), right, images = summary["interval"], summary["right"], summary["images"]
+    print(f"Together: {right:,} of {images:,} right, {right / images:.2%}; 95 % interval {low:.2%} to {high:.2%}")
+    with atomic_write(args.output_dir / "folds.csv") as temporary, open(temporary, "w", newline="") as file:
+        csv.writer(file).writerows([("fold", "images", "right", "accuracy", "balanced accuracy"), *rows])
+    print(f"Saved {args.output_dir / 'folds.csv'}")
+    write_json(summary, args.output_dir / "folds.json")
+    return 0
+
+
+def _run_each(args, kind, options):
+    """Run the script with each entry of `options`, {number: words}; return the metrics by number and the exit code.
+
+    Each run is a process of its own, so its result is that of the single command with these options.
+    """
+    metrics = {}
+    for number, words in options.items():
+        folder = args.output_dir / f"{kind}_{number}"
+        print(f"\n{kind.capitalize()} {number}, {len(metrics) + 1} of {len(options)}: {folder}", flush=True)
         # argparse takes the last of a repeated option.
-        options = ["--seeds", "1", "--seed", str(seed), "--output-dir", str(folder)]
-        process = subprocess.Popen([sys.executable, *sys.argv, *options])
+        words = ["--seeds", "1", "--folds", "1", *words]
+        words += ["--output-dir", str(folder), "--cache-dir", str(args.cache_dir)]
+        process = subprocess.Popen([sys.executable, *sys.argv, *words])
         while process.poll() is None:
             # Ctrl-C reaches the run as well, which saves what it has learnt: wait for that.
             with contextlib.suppress(KeyboardInterrupt):
                 process.wait()
         if process.returncode:
-            print(f"error: the run with seed {seed} ended with code {process.returncode}", file=sys.stderr)
-            return process.returncode
-        accuracies[seed] = read_json(folder / "metrics.json")["test_accuracy"]
-    summary = summarise(accuracies)
-    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
-    spread = ""
-    if len(accuracies) > 1:
-        low, high = summary["mean_interval"]
-        deviation = summary["standard_deviation"]
-        spread = f", standard deviation {deviation:.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
-    print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
-    write_json(summary, args.output_dir / "seeds.json")
-    return 0
+            print(f"error: the run with {kind} {number} ended with code {process.returncode}", file=sys.stderr)
+            return metrics, process.returncode
+        metrics[number] = read_json(folder / "metrics.json")
+    return metrics, 0
 
 
 def summarise(accuracies):
-    """Return mean, spread and the 95 % interval of the mean (Student's t) of accuracies by seed, as a dict."""
+    """Return mean, spread and the 95 % interval of the mean (Student's t) of accuracies by number, as a dict."""
     from scipy import stats
 
     values = np.array(list(accuracies.values()))
     summary = {
-        "test_accuracy": {str(seed): value for seed, value in accuracies.items()},
+        "test_accuracy": {str(number): value for number, value in accuracies.items()},
         "mean": float(values.mean()),
         "lowest": float(values.min()),
         "highest": float(values.max()),
@@ -61,3 +93,30 @@ def summarise(accuracies):
         # Student's interval may leave 0 to 1; an accuracy cannot.
         summary["mean_interval"] = [max(0.0, summary["mean"] - half), min(1.0, summary["mean"] + half)]
     return summary
+
+
+def summarise_folds(metrics):
+    """Return a table row for each fold, and what `summarise` does of them with the sums over all images.
+
+    metrics: {fold: dict of its `metrics.json`}. The interval of the sums is Wilson's, of all images together.
+    """
+    from scipy.stats import binomtest
+
+    keys = "test_examples", "test_accuracy", "test_balanced_accuracy"
+    images, accuracies, balanced = zip(*([found[key] for key in keys] for found in metrics.values()))
+    right = [int(np.trace(found["confusion_matrix"])) for found in metrics.values()]
+    interval = binomtest(sum(right), sum(images)).proportion_ci(0.95, method="wilson")
+    summary = summarise(dict(zip(metrics, accuracies)))
+    summary["mean_balanced_accuracy"] = float(np.mean(balanced))
+    summary |= {"images": sum(images), "right": sum(right), "interval": [float(limit) for limit in interval]}
+    return list(zip(metrics, images, right, accuracies, balanced)), summary
+
+
+def _print_mean(summary):
+    """Print the mean and, of several runs, how far they are apart."""
+    spread = ""
+    if "mean_interval" in summary:
+        low, high = summary["mean_interval"]
+        deviation = summary["standard_deviation"]
+        spread = f", standard deviation {deviation:.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
+    print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")

@@ -1,5 +1,6 @@
 """Export: every format is loaded again by its own runtime and compared."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -9,13 +10,19 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, random_weights
 
+import cnn_utils as utils
 import happy_sequential
+import resnet_utils
 import signs_functional
+from datasets.hdf5 import load_h5
+from datasets.synthetic import render_dataset
+from support import predict
+from support.calibration import class_probabilities
 from support.cli import ScriptParser
 from support.errors import InputError
-from support.export import FORMATS, TOLERANCE, export_model
+from support.export import FORMATS, INT8_FILE, TOLERANCE, export_model, load_litert
 
 
 @pytest.fixture(params=[happy_sequential, signs_functional], ids=lambda script: script.__name__)
@@ -36,6 +43,69 @@ def test_an_exported_network_predicts_like_the_original(model, form, tmp_path, c
     # Loaded anew, as another program would, with images that the export did not use.
     images = np.random.default_rng(5).integers(0, 256, (3, 64, 64, 3)).astype(np.float32)
     np.testing.assert_allclose(load(tmp_path / name)(images), model.predict_on_batch(images), atol=1e-4)
+
+
+def int8_data(model, kind="synthetic"):
+    """A data set of SYNTHETIC hands whose labels are the answers of the model."""
+    x = load_h5(render_dataset("signs")[0], "train")[0][:120]
+    y = class_probabilities(model.predict(x.astype(np.float32), verbose=0)).argmax(axis=1)
+    source = utils.Source(kind, ROOT / "train.h5", ROOT / "test.h5")
+    return utils.Dataset(x[:60], y[:60], x[60:], y[60:], tuple("012345"), source, {})
+
+
+def check_int8(model, tmp_path, capsys, least):
+    pytest.importorskip("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    data = int8_data(model)
+    export_model(model, ["litert"], tmp_path, data)
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"model.tflite", INT8_FILE}
+    sizes = [(tmp_path / name).stat().st_size for name in (INT8_FILE, "model.tflite")]
+    assert sizes[0] < 0.4 * sizes[1]
+    interpreter = Interpreter(model_path=str(tmp_path / INT8_FILE))
+    interpreter.allocate_tensors()
+    # Only what comes in and goes out are floating-point numbers.
+    types = [np.dtype(tensor["dtype"]) for tensor in interpreter.get_tensor_details()]
+    assert types.count(np.float32) == 2 and types.count(np.int8) > 10
+    answers = class_probabilities(load_litert(tmp_path / INT8_FILE)(data.test_x.astype(np.float32))).argmax(axis=1)
+    right = (answers == data.test_y).mean()
+    assert right >= least
+    said = f"{right:.2%} of the 60 SYNTHETIC test images right, in float32 100.00%; {(answers != data.test_y).sum()} "
+    assert said in capsys.readouterr().out
+
+
+def test_the_8_bit_network_is_small_and_answers_nearly_like_the_original(model, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    for layer in model.layers:
+        layer.set_weights(random_weights(layer, rng))
+    check_int8(model, tmp_path, capsys, least=0.8)
+
+
+@pytest.mark.slow
+def test_the_8_bit_resnet50_answers_nearly_like_the_original(tmp_path, capsys):
+    keras.utils.set_random_seed(1)
+    check_int8(resnet_utils.ResNet50(), tmp_path, capsys, least=0.8)
+
+
+def test_the_data_of_the_run_are_found_again(tmp_path, capsys, write_h5):
+    parse = ScriptParser("", "script", epochs=1, batch_size=1, learning_rate=1).parse_args
+    args = parse(["--export", "litert", "--output-dir", str(tmp_path)])
+    classes = utils.SIGNS_CLASSES
+    find = functools.partial(predict._load_data_of_run, load_data=utils.load_signs_dataset, class_names=classes)
+    assert find(args) is None and "model_int8.tflite needs images (--data-dir)" in capsys.readouterr().out
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for part in ("train", "test"):
+        write_h5(folder / f"{part}_signs.h5", part, y=np.arange(48) % 6, x=np.zeros((48, 64, 64, 3), np.uint8))
+    named = find(parse(["--export", "litert", "--output-dir", str(tmp_path), "--data-dir", str(folder)]))
+    assert len(named.test_x) == 48 and "These are not the files of the run" in capsys.readouterr().out
+    metrics = {"data_dir": str(folder), "data_files": named.hashes, "fold": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert len(find(args).train_x) == 48 and "not the files" not in capsys.readouterr().out
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "fold": "2/4"}))
+    assert [len(find(args).test_x), len(find(args).train_x)] == [12, 36]
+    assert find(args, class_names=("a", "b")) is None
+    assert "the model knows a, b. Received: 0, 1, 2, 3, 4, 5" in capsys.readouterr().out
 
 
 def test_other_predictions_are_refused_and_nothing_is_left(model, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Images of your own in folders: how they are found, split, read, packed and trained on."""
 
+import csv
 import json
 import os
 import subprocess
@@ -57,6 +58,23 @@ def test_a_given_test_set_is_used(tmp_path, test):
     train_x, _, test_x, test_y, classes = folders.load_folder(tmp_path)
     assert (len(train_x), len(test_x)) == (9, 3) and test_y.tolist() == [0, 1, 1]
     assert classes == ("amber", "blue") and all(f"/{test}/" in path for path in test_x.paths)
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_the_folds_of_a_folder_hold_every_image_once(tmp_path, capsys, test):
+    make_folder(tmp_path / "train" if test else tmp_path, {"blue": 11, "amber": 6})
+    if test:
+        make_folder(tmp_path / "test", {"blue": 1, "amber": 1})
+    tested = []
+    for number in (1, 2, 3):
+        train_x, train_y, test_x, test_y, _ = folders.load_folder(tmp_path, f"{number}/3")
+        assert not set(train_x.paths) & set(test_x.paths) and len(train_x) + len(test_x) == 17
+        assert np.bincount(test_y)[0] == 2 and np.bincount(test_y)[1] in (3, 4)
+        tested += test_x.paths.tolist()
+    assert len(set(tested)) == len(tested) == 17 and not any("/test/" in path for path in tested)
+    assert capsys.readouterr().out.count(f"; {tmp_path / 'test'} is not used") == (3 if test else 0)
+    with pytest.raises(InputError, match="7 folds need at least 7 images of each class.*Received: a class of 6"):
+        folders.load_folder(tmp_path, "1/7")
 
 
 def test_images_are_read_only_when_needed(three, monkeypatch):
@@ -174,6 +192,10 @@ def test_a_script_trains_on_classes_of_your_own_and_names_them(three, tmp_path, 
         inside = run_script(script, "--dry-run", "--data-dir", three, "--output-dir", three / "out")
         assert inside.returncode == 2 and inside.stderr.startswith(f"error: --output-dir must lie outside {three}")
         assert not (three / "out").exists()
+    rows = list(csv.DictReader(open(tmp_path / "out" / "mistakes.csv")))
+    assert len(rows) == sum(map(sum, metrics["confusion_matrix"])) - np.trace(metrics["confusion_matrix"])
+    for row in rows:  # the file lies in the folder of its class
+        assert os.path.dirname(row["file"]) == str(three / row["true class"]) and os.path.isfile(row["file"])
     predicted = run_script(script, "--output-dir", tmp_path / "out", "--predict", three / "blue" / "003.png")
     assert predicted.returncode == 0 and "your own images of amber, blue, crimson" in predicted.stdout
     assert any(name in predicted.stdout.split("003.png: ")[1] for name in COLOURS)

@@ -1,5 +1,6 @@
 """Metrics, figures and files: what is printed and written is what was measured."""
 
+import csv
 import json
 
 import keras
@@ -13,7 +14,7 @@ import cnn_utils as utils
 from support.calibration import class_probabilities
 from support.figures import image_grid
 from support.files import read_json
-from support.seeds import summarise
+from support.seeds import summarise, summarise_folds
 
 NAMES = ("0", "1", "2")
 
@@ -145,6 +146,25 @@ def test_several_seeds_are_summed_up_as_students_t_says():
     assert "mean_interval" not in summarise({1: 0.9})
 
 
+def test_folds_are_summed_up_by_their_mean_and_by_all_images_together():
+    confusions = {1: [[4, 1], [0, 5]], 2: [[5, 0], [0, 5]], 3: [[3, 2], [1, 3]]}
+    metrics = {}
+    for fold, confusion in confusions.items():
+        right, images = np.trace(confusion), np.sum(confusion)
+        balanced = np.mean(np.diag(confusion) / np.sum(confusion, axis=1))
+        metrics[fold] = {"test_examples": int(images), "test_accuracy": right / images, "confusion_matrix": confusion}
+        metrics[fold]["test_balanced_accuracy"] = balanced
+    rows, summary = summarise_folds(metrics)
+    assert [row[:3] for row in rows] == [(1, 10, 9), (2, 10, 10), (3, 9, 6)]
+    assert [row[4] for row in rows] == pytest.approx([0.9, 1.0, (3 / 5 + 3 / 4) / 2])
+    assert summary["mean"] == pytest.approx((0.9 + 1 + 6 / 9) / 3)
+    assert summary["mean_balanced_accuracy"] == pytest.approx((0.9 + 1 + 0.675) / 3)
+    assert (summary["right"], summary["images"]) == (25, 29)
+    # 25 of 29, worked out from Wilson's formula (1927) with z = 1.959964.
+    assert summary["interval"] == pytest.approx([0.69441, 0.94497], abs=1e-4)
+    assert json.loads(json.dumps(summary)) == summary
+
+
 def test_metrics_json_holds_what_a_reader_needs(tmp_path):
     run, model, code = tiny_run(tmp_path, "--epochs", 4, "--seed", 7)
     text = (tmp_path / "metrics.json").read_text()
@@ -259,6 +279,42 @@ def test_mistakes_are_counted_and_their_absence_is_reported(tmp_path, results):
     some, none = drawn_titles()
     assert some.startswith("Mistakes: 2 of 5 test images")
     assert "None: all 5 test images were classified correctly." in none
+
+
+def read_mistakes(folder):
+    with open(folder / "mistakes.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_mistakes_csv_names_the_image_both_classes_and_every_probability(tmp_path, results):
+    run = open_tiny_run(tmp_path)
+    run._save_mistakes(results)
+    first, second = read_mistakes(tmp_path)  # the most confident first, as in the figure
+    assert list(first.values()) == ["4", "2", "1", "0.100000", "0.900000", "0.000000"]
+    assert list(second.values())[:3] == ["3", "2", "1"] and float(second["probability 1"]) == pytest.approx(0.7)
+    assert list(first) == [
+        "index in the test set",
+        "true class",
+        "predicted class",
+        *(f"probability {n}" for n in NAMES),
+    ]
+    # A folder's images have names, whatever is in them.
+    names = np.array([f"me/{n}, 'a'\n{n}.jpg" for n in range(5)], dtype=object)
+    run.data = run.data._replace(source=run.data.source._replace(kind="folder"), test_names=names)
+    run._save_mistakes(results)
+    assert [row["file"] for row in read_mistakes(tmp_path)] == ["me/4, 'a'\\n4.jpg", "me/3, 'a'\\n3.jpg"]
+    run._save_mistakes({**results, "predictions": results["labels"]})
+    assert read_mistakes(tmp_path) == [] and "file," in (tmp_path / "mistakes.csv").read_text()
+
+
+def test_a_mistakes_index_is_the_position_in_the_file(tmp_path, write_h5):
+    """A dry run takes a few images of each class: the index is not that of the subset."""
+    y = np.repeat(np.arange(6), 10)
+    x = np.broadcast_to(np.arange(60, dtype=np.uint8).reshape(-1, 1, 1, 1), (60, 64, 64, 3))
+    for part in ("train", "test"):
+        write_h5(tmp_path / f"{part}_signs.h5", part, x=x, y=y)
+    data = utils.load_signs_dataset("real", tmp_path, dry_run=True)
+    assert len(data.test_names) == 24 and data.test_x[:, 0, 0, 0].tolist() == data.test_names.tolist()
 
 
 def test_a_caption_may_hold_what_matplotlib_takes_for_mathematics(tmp_path):

@@ -270,7 +270,7 @@ def write_results(folder, **others):
     """Put files into a folder as a finished run leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps({**CONFIG, "interrupted": False, **others}))
-    for name in ("model.keras", "examples.png", "history.csv"):
+    for name in ("model.keras", "examples.png", "history.csv", "mistakes.csv"):
         (folder / name).write_text("an hour's work")
 
 
@@ -303,7 +303,7 @@ def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path, capsys):
     (output / "notes.txt").write_text("the user's own")
     prepare_output_dir(output, {**CONFIG, "epochs": 1})
     (archived,) = output.glob("earlier/*/model.keras")
-    assert archived.read_text() == "an hour's work"
+    assert archived.read_text() == archived.with_name("mistakes.csv").read_text() == "an hour's work"
     assert str(archived.parent) in capsys.readouterr().out
     assert not (output / "model.keras").exists() and (output / "notes.txt").exists()
 
@@ -372,6 +372,7 @@ def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run
         ["--no-mix-synthetic"],
         ["--no-rendered"],
         ["--no-class-weights"],
+        ["--fold", "2/3"],
         ["--mixed-precision"],
         ["--no-mixed-precision"],
         ["--deterministic"],
@@ -388,7 +389,7 @@ def test_an_option_that_changes_the_weights_archives_the_earlier_run(tmp_path, e
 
 def test_every_option_is_known_to_identify_a_run_or_not_to():
     options = vars(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).parse_args([]))
-    others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "resume", "debug"}  # data: by SHA-256
+    others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "folds", "resume", "debug", "cache_dir"}
     others |= {"predict", "export", "crop", "tta", "explain"}
     assert others | set(SETTINGS) == set(options) | {"identity_blocks"} and not others & set(SETTINGS)
 

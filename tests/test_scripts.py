@@ -73,7 +73,7 @@ def stages_of(folder):
 def test_dry_run_goes_through_the_whole_script(dry_runs, script, source):
     folder, process = dry_runs(script, source)
     assert process.returncode == 0, process.stderr
-    files = {"model.keras", "history.csv", "metrics.json", "report.html"}
+    files = {"model.keras", "history.csv", "metrics.json", "mistakes.csv", "report.html"}
     assert {path.name for path in folder.iterdir()} == FIGURES | files
 
     metrics = read_metrics(folder)
@@ -220,6 +220,52 @@ def test_several_seeds_are_several_single_runs_and_fix_the_result(dry_runs, tmp_
     expected = first_losses(dry_runs("signs_functional", "synthetic")[0])
     assert first_losses(tmp_path / "seed_1") == pytest.approx(expected, rel=1e-4)
     assert first_losses(tmp_path / "seed_2") != pytest.approx(expected, rel=1e-4)
+
+
+def test_folds_are_several_single_runs_that_test_every_training_image_once(small_real_set, tmp_path):
+    arguments = ["--epochs", 1, "--no-mix-synthetic", "--data-dir", small_real_set, "--output-dir"]
+    process = run_script("signs_functional", *arguments, tmp_path / "out", "--folds", 2)
+    assert process.returncode == 0, process.stderr
+    single = {fold: read_metrics(tmp_path / "out" / f"fold_{fold}") for fold in "12"}
+    assert [metrics["fold"] for metrics in single.values()] == ["1/2", "2/2"]
+    for metrics in single.values():  # two of the four images of each class; one of the others is validated on
+        assert [entry["examples"] for entry in metrics["classes"]] == [2] * 6
+        assert (metrics["train_examples"], metrics["validation_examples"], metrics["test_examples"]) == (6, 6, 12)
+    summary = json.loads((tmp_path / "out" / "folds.json").read_text())
+    assert summary["test_accuracy"] == {fold: metrics["test_accuracy"] for fold, metrics in single.items()}
+    with open(tmp_path / "out" / "folds.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["fold"], row["images"]) for row in rows] == [("1", "12"), ("2", "12")]
+    assert [float(row["accuracy"]) for row in rows] == list(summary["test_accuracy"].values())
+    assert re.search(r"^fold  images  right  accuracy  balanced accuracy\n   1      12 ", process.stdout, re.MULTILINE)
+    assert re.search(
+        r"^Mean \d+\.\d+%, standard deviation .*, 95 % interval of the mean ", process.stdout, re.MULTILINE
+    )
+    assert re.search(r"^Together: \d+ of 24 right, .*; 95 % interval ", process.stdout, re.MULTILINE)
+    assert f"Fold 1 of 2: 12 of 24 images to test on, the others to train on; {small_real_set}/test_" in process.stdout
+    # One fold is repeated by hand, bit for bit.
+    again = run_script("signs_functional", *arguments, tmp_path / "again", "--fold", "2/2")
+    assert again.returncode == 0, again.stderr
+    repeated = read_metrics(tmp_path / "again")
+    assert {**repeated, "train_seconds": 0} == {**single["2"], "train_seconds": 0}
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--folds", 3, "--predict", "me.jpg"], "--folds is for training.*Received: --folds 3 and --predict"),
+        (["--folds", 3, "--export", "onnx"], "--folds is for training.*Received: --folds 3 and --export"),
+        (["--folds", 3, "--seeds", 2], "Received: --seeds 2 --folds 3"),
+        (["--folds", 3, "--fold", "1/3"], "Received: --folds 3 --fold 1/3"),
+        (["--folds", 5], "5 folds need at least 5 images of each class.*Received: a class of 4"),
+        (["--fold", "4/3"], "expected I/K, such as 2/5.*Received: '4/3'"),
+        (["--fold", "0/3"], "Received: '0/3'"),
+        (["--fold", "1/1"], "Received: '1/1'"),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(small_real_set, tmp_path, options, words):
+    process = run_script("signs_functional", "--data-dir", small_real_set, "--output-dir", tmp_path / "out", *options)
+    assert process.returncode == 2 and re.search(words, process.stderr) and "Traceback" not in process.stderr
 
 
 def first_losses(folder):
