@@ -14,6 +14,7 @@ from PIL import Image
 import cnn_utils as utils
 from datasets import synthetic
 from datasets.hdf5 import is_synthetic, load_h5
+from datasets.synthetic import faces, rendering
 from datasets.synthetic.__main__ import main
 from support.errors import InputError
 from support.startup import supports_bfloat16
@@ -101,6 +102,37 @@ def test_the_sets_have_the_schema_and_sizes_of_the_photographs(name):
     # No image is blank or of one colour, and the classes do not come in blocks.
     assert data.train_x.reshape(train, -1).std(axis=1).min() > 8
     assert np.count_nonzero(np.diff(data.train_y)) > train / 4
+
+
+def test_a_smile_is_wider_and_brighter_than_other_mouths():
+    u, v = rendering.pixel_grid(faces.MAP_SPAN, faces.MAP_SIZE)
+    v = v + faces.MAP_MIDDLE
+    width, teeth, brightest = ([[], []] for _ in range(3))
+    for seed in range(60):
+        for smiling in (0, 1):
+            rng = np.random.default_rng(seed)
+            person = faces.sample_person(rng)
+            expression = faces.sample_expression(smiling, rng)
+            _, albedo = faces.paint_face(person, expression, rng)
+            mouth = (np.abs(u) < 3) & (np.abs(v - faces.MOUTH_V) < 1.5)
+            width[smiling].append(expression["half_width"])
+            teeth[smiling].append(faces.mouth_shape(u, v, person, expression)[2].sum())
+            # Relative to the skin, whose colour differs more between people than any expression changes it.
+            brightest[smiling].append(albedo[1][mouth].max() / person["skin"][1])
+    assert np.mean(width[1]) > 1.3 * np.mean(width[0])
+    assert np.mean(teeth[1]) > 4 * np.mean(teeth[0]) > 0
+    assert np.median(brightest[1]) > 1.3 * np.median(brightest[0])
+
+
+def test_faces_are_near_and_far():
+    views = [faces.sample_view(np.random.default_rng(seed)) for seed in range(400)]
+    widths = np.array([view["width"] for view in views])
+    # A head is about 16 cm wide: below 22 cm it fills the image, above 31 cm the shoulders are in it.
+    assert 0.35 < np.mean(widths < 22) < 0.6
+    assert 0.15 < np.mean(widths > 31) < 0.35
+    # The mouth never leaves the image.
+    below = [faces.MOUTH_V + view["centre"][1] + view["width"] / 2 for view in views]
+    assert min(below) > 1
 
 
 def train_and_evaluate(model, loss, optimizer, epochs, batches, x, y):

@@ -28,7 +28,7 @@ LIGHT_SKIN = (0.70, 0.43, 0.31)
 DARK_SKIN = (0.085, 0.045, 0.028)
 HAIR_COLOURS = ((0.010, 0.009, 0.008), (0.022, 0.014, 0.010), (0.050, 0.028, 0.016), (0.110, 0.062, 0.030),
                 (0.320, 0.210, 0.095), (0.160, 0.052, 0.018), (0.220, 0.215, 0.210))  # fmt: skip
-HAIR_WEIGHTS = (0.27, 0.25, 0.20, 0.11, 0.07, 0.03, 0.07)
+HAIR_WEIGHTS = (0.20, 0.20, 0.20, 0.14, 0.13, 0.04, 0.09)
 CLOTH_COLOURS = ((0.012, 0.014, 0.022), (0.012, 0.012, 0.013), (0.030, 0.045, 0.080), (0.110, 0.120, 0.150),
                  (0.200, 0.190, 0.190), (0.600, 0.590, 0.570), (0.250, 0.030, 0.030), (0.040, 0.100, 0.050),
                  (0.100, 0.060, 0.040), (0.050, 0.120, 0.280), (0.350, 0.180, 0.200))  # fmt: skip
@@ -37,28 +37,31 @@ CLOTH_WEIGHTS = (0.20, 0.18, 0.16, 0.13, 0.09, 0.07, 0.04, 0.04, 0.03, 0.04, 0.0
 
 def sample_person(rng):
     """A person: a dict of proportions, colours and hair."""
-    female = rng.random() < 0.35
-    melanin = rng.beta(1.1, 3.0)
+    female = rng.random() < 0.5
+    child = rng.random() < 0.1
+    melanin = rng.beta(1.0, 2.4)
     tint = np.exp(rng.normal(0, [0.05, 0.04, 0.05]))
     skin = np.exp((1 - melanin) * np.log(LIGHT_SKIN) + melanin * np.log(DARK_SKIN)) * tint
     hair = HAIR_COLOURS[rng.choice(len(HAIR_COLOURS), p=HAIR_WEIGHTS)]
     if melanin > 0.45:  # fair hair on dark skin is rare
         hair = HAIR_COLOURS[rng.choice([0, 1, 6], p=[0.7, 0.22, 0.08])]
     return {
-        "female": female, "age": rng.beta(1.2, 2.0), "skin": skin,  # age: 0 young, 1 old
+        "female": female, "age": 0.0 if child else rng.beta(1.2, 2.0), "skin": skin,  # age: 0 young, 1 old
+        "lower": rng.normal(0.88 if child else 1.0, 0.05),  # the height of the face below the eyes
         "hair_colour": np.array(hair) * np.exp(rng.normal(0, 0.15)),
-        "width": rng.normal(1.0 - 0.03 * female, 0.05), "jaw": rng.normal(5.5 - 0.5 * female, 0.4),
+        "width": rng.normal(1.0 - 0.03 * female, 0.05), "jaw": rng.normal(4.8 - 0.4 * female, 0.45),
         "chin": rng.normal(0, 0.35), "nose": rng.normal(0, 0.35),  # cm longer than average
         "nose_width": rng.normal(1.25 - 0.1 * female + 0.25 * (melanin > 0.5), 0.12),
         "nose_height": rng.normal(1.0 - 0.1 * female, 0.12),
-        "eye_gap": rng.normal(3.15, 0.12), "eye_size": rng.normal(1.1 + 0.06 * female, 0.08),  # from middle to pupil
+        "eye_gap": rng.normal(3.15, 0.12),  # from the middle to the pupil
+        "eye_size": rng.normal(1.15 + 0.06 * female + 0.1 * child, 0.09),
         "iris": (0.02, 0.012, 0.008) if melanin > 0.35 or rng.random() < 0.6 else (0.09, 0.12, 0.14),
         "brow": rng.normal(1.0 - 0.35 * female, 0.22), "brow_height": rng.normal(2.0 + 0.2 * female, 0.2),
         "socket": rng.normal(1.0 - 0.25 * female, 0.2),  # how deep the eyes lie
         "lips": rng.normal(1.0 + 0.1 * female + 0.2 * (melanin > 0.55), 0.15),
-        "lipstick": rng.uniform(0.3, 1.0) if female and rng.random() < 0.5 else 0.0,
-        "beard": (0.0, 0.0) if female else sample_beard(rng),
-        "glasses": sample_glasses(rng) if rng.random() < 0.13 else None, "hair": sample_hair(female, rng),
+        "lipstick": rng.uniform(0.3, 1.0) if female and not child and rng.random() < 0.5 else 0.0,
+        "beard": (0.0, 0.0) if female or child else sample_beard(rng),
+        "glasses": sample_glasses(rng) if rng.random() < 0.2 else None, "hair": sample_hair(female, rng),
     }  # fmt: skip
 
 
@@ -72,23 +75,26 @@ def sample_beard(rng):
 
 def sample_glasses(rng):
     """Half width, half height and rim of the glasses (cm), and how dark the lenses are, 0 to 1."""
-    dark = rng.uniform(0.7, 0.95) if rng.random() < 0.2 else rng.uniform(0, 0.15)
+    dark = rng.uniform(0.7, 0.95) if rng.random() < 0.3 else rng.uniform(0, 0.15)
     return rng.uniform(2.2, 2.9), rng.uniform(1.5, 2.2), rng.uniform(0.12, 0.32), dark
 
 
 def sample_hair(female, rng):
-    """A haircut: a dict of thicknesses and of the hairline, in cm."""
-    cuts = ["long", "bob", "short", "tied"] if female else ["short", "buzz", "top", "bald", "long"]
-    cut = cuts[rng.choice(len(cuts), p=[0.45, 0.2, 0.1, 0.25] if female else [0.42, 0.18, 0.28, 0.07, 0.05])]
-    top, side = {"long": (1.5, 1.2), "bob": (1.6, 1.4), "tied": (0.7, 0.5), "short": (1.6, 0.8),
-                 "buzz": (0.35, 0.3), "top": (2.6, 0.5), "bald": (0.0, 0.45)}[cut]  # fmt: skip
+    """A haircut or a hat: a dict of thicknesses and of the hairline, in cm."""
+    cuts = ["long", "bob", "short", "tied", "hat"] if female else ["short", "buzz", "top", "bald", "long", "hat"]
+    shares = [0.43, 0.18, 0.1, 0.23, 0.06] if female else [0.38, 0.17, 0.26, 0.07, 0.04, 0.08]
+    cut = rng.choice(cuts, p=shares)
+    top, side = {"long": (1.5, 1.2), "bob": (1.6, 1.4), "tied": (0.7, 0.5), "short": (1.3, 0.6),
+                 "buzz": (0.35, 0.3), "top": (2.2, 0.45), "bald": (0.0, 0.45), "hat": (1.5, 0.9)}[cut]  # fmt: skip
     fringe = rng.random() < 0.25 and cut in ("long", "bob", "short", "top")
     return {
         "cut": cut, "top": top * rng.uniform(0.8, 1.3), "side": side * rng.uniform(0.8, 1.3),
-        "front": rng.normal(7.0, 0.5) - (rng.uniform(1.5, 3.5) if fringe else 0),
+        "front": rng.normal(7.0, 0.5) - (rng.uniform(1.5, 3.5) if fringe or cut == "hat" else 0),
+        "brim": cut == "hat" and rng.random() < 0.6, "cloth": CLOTH_COLOURS[rng.choice(len(CLOTH_COLOURS))],
         "recession": max(rng.normal(0.03, 0.03), 0), "lean": np.clip(rng.normal(0, 0.035), -0.07, 0.07),
         "length": {"long": rng.uniform(14, 24), "bob": rng.uniform(8, 11)}.get(cut, 0.0),
-        "rough": rng.uniform(0.05, 0.35), "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # locks in rendered pixels
+        "rough": 0.03 if cut == "hat" else rng.uniform(0.05, 0.2 if female else 0.35),
+        "curl": rng.choice([2.5, 5.0, 9.0, 14.0]),  # locks in rendered pixels, at Happy House's distance
     }  # fmt: skip
 
 
@@ -102,36 +108,36 @@ def sample_expression(smiling, rng):
     return expression | {
         "skew": rng.normal(0, 0.08),  # one corner of the mouth higher than the other
         "gaze": rng.normal(0, 0.22),  # cm to the side
-        "closed_eyes": rng.random() < 0.08,
+        "closed_eyes": rng.random() < 0.05,
     }
 
 
 def sample_smile(rng):
     """A grin, a laugh, or a smile with closed lips; see `sample_expression`."""
-    kind = rng.choice(["grin", "laugh", "closed"], p=[0.63, 0.22, 0.15])
-    strength = rng.uniform(0.75, 1.05)
-    opening = {"grin": rng.uniform(0.9, 1.5), "laugh": rng.uniform(1.1, 2.3), "closed": 0.0}[kind]
+    kind = rng.choice(["grin", "laugh", "closed"], p=[0.55, 0.19, 0.26])
+    strength = rng.uniform(0.55, 1.1)
+    opening = {"grin": rng.uniform(0.7, 1.6), "laugh": rng.uniform(1.5, 2.6), "closed": 0.0}[kind]
     return {
-        "opening": opening * strength, "half_width": 2.6 + 1.0 * strength - 0.1 * (kind == "laugh"),
-        "lift": (1.15 if kind == "closed" else 1.5) * strength + rng.normal(0, 0.1),
+        "opening": opening * strength, "half_width": 2.6 + 0.95 * strength + rng.normal(0, 0.12),
+        "lift": 1.15 * strength + rng.normal(0, 0.15),
         "teeth": rng.uniform(0.8, 1.0), "lip_scale": 0.8,  # cm that show; stretched lips are thinner
-        "cheeks": strength * rng.uniform(0.75, 1.0), "folds": strength * rng.uniform(0.6, 1.0),
-        "squint": strength * rng.uniform(0.1, 0.75), "brow_raise": rng.normal(0.1, 0.25), "frown": 0.0,
+        "cheeks": strength * rng.uniform(0.75, 1.15), "folds": strength * rng.uniform(0.5, 1.1),
+        "squint": strength * rng.uniform(0.0, 0.75), "brow_raise": rng.normal(0.1, 0.25), "frown": 0.0,
     }  # fmt: skip
 
 
 def sample_other_expression(rng):
     """Any face without a smile, with the mouth closed or open; see `sample_expression`."""
-    kind = rng.choice(["neutral", "pressed", "sad", "round", "talking"], p=[0.5, 0.12, 0.18, 0.1, 0.1])
+    kind = rng.choice(["neutral", "pressed", "sad", "round", "talking"], p=[0.42, 0.14, 0.14, 0.1, 0.2])
     opening = {"round": rng.uniform(0.8, 2.2), "talking": rng.uniform(0.3, 1.2)}.get(kind, 0.0)
     narrower = {"round": rng.uniform(0.3, 0.8), "talking": rng.uniform(0.0, 0.4)}.get(kind, 0.0)
     return {
         "opening": opening, "half_width": rng.normal(2.5, 0.15) - narrower,
         "lift": rng.normal(-0.08, 0.1) - (rng.uniform(0.2, 0.5) if kind == "sad" else 0),
-        "teeth": rng.uniform(0.1, 0.8) if rng.random() < 0.35 else 0.0,
+        "teeth": rng.uniform(0.1, 0.8) if rng.random() < 0.5 else 0.0,
         "lip_scale": 0.45 if kind == "pressed" else 1.0,
         "cheeks": max(rng.normal(0, 0.12), 0), "folds": rng.uniform(0, 0.35),
-        "squint": rng.uniform(0.1, 0.75) if rng.random() < 0.4 else rng.uniform(-0.1, 0.2),
+        "squint": rng.uniform(0.1, 0.75) if rng.random() < 0.25 else rng.uniform(-0.15, 0.2),
         "brow_raise": rng.normal(0.1, 0.3), "frown": rng.uniform(0, 0.8) if rng.random() < 0.3 else 0.0,
     }  # fmt: skip
 
@@ -139,17 +145,16 @@ def sample_other_expression(rng):
 def sample_view(rng):
     """Position and rotation of the head: a dict, cm and degrees.
 
-    Most images are framed as in Happy House, from the chest to above the head, which takes up a good half of
-    the height. A few are closer.
+    One image in four is framed as in Happy House, from the chest to above the head; in the others the face fills
+    more of the image, down to a crop from forehead to chin.
     """
-    close = rng.random() < 0.06
-    width = rng.uniform(23, 29) if close else rng.uniform(32, 40)
-    centre = rng.normal(0, 0.03) * width, rng.normal(0.0 if close else 0.1, 0.02) * width, 0.0
+    width = rng.uniform(31, 40) if rng.random() < 0.25 else np.exp(rng.uniform(np.log(13), np.log(31)))
+    centre = rng.normal(0, 0.06) * width, 3.4 + rng.normal(0, 0.04) * width, 0.0
     return {
         "width": width, "centre": np.array(centre),  # cm from the left to the right edge of the image
-        "yaw": np.clip(rng.normal(0, 11), -38, 38),
-        "pitch": np.clip(rng.normal(1, 4.5), -12, 14),  # positive: chin down
-        "roll": np.clip(rng.normal(0, 4), -12, 12),
+        "yaw": np.clip(rng.normal(0, 13), -42, 42),
+        "pitch": np.clip(rng.normal(1, 6), -15, 16),  # positive: chin down
+        "roll": np.clip(rng.normal(0, 6), -18, 18),
         "body_yaw": rng.normal(0, 12), "build": rng.normal(1.0, 0.07),
     }  # fmt: skip
 
@@ -181,8 +186,8 @@ def mouth_shape(u, v, person, expression):
     inside = np.maximum(1 - s * s, 0)
     arc = np.sqrt(inside)
     line = MOUTH_V + 0.1 + expression["lift"] * (s * s - 0.45) + expression["skew"] * s
-    top = line + np.float32(0.25) * opening * arc
-    bottom = line - np.float32(0.75) * opening * arc
+    top = line + np.float32(0.35) * opening * arc
+    bottom = line - np.float32(0.65) * opening * arc
     thickness = np.float32(person["lips"] * expression["lip_scale"])
     cupid = 1 - 0.22 * np.exp(-((u / 0.45) ** 2))
     upper = top + 0.62 * thickness * inside**0.7 * cupid
@@ -241,7 +246,7 @@ def fold_masks(u, v, expression):
     a = np.abs(u)
     down = np.clip((-3.9 - v) / 3.6, 0, 1.3)
     line = 1.55 + (0.9 + 1.0 * expression["cheeks"]) * down**0.8
-    fold = np.exp(-(((a - line) / 0.3) ** 2)) * smoothstep(0, 0.25, down) * smoothstep(1.25, 0.7, down)
+    fold = np.exp(-(((a - line) / 0.38) ** 2)) * smoothstep(0, 0.25, down) * smoothstep(1.25, 0.7, down)
     feet = np.exp(-(((a - 5.3) / 0.6) ** 2)) * np.exp(-(((v + 0.1) / 0.9) ** 2))
     feet = feet * (0.5 + 0.5 * np.cos((v + 0.2 * (a - 5)) * 9.0))
     dimple = bump(a, v, (expression["half_width"] + 0.65, MOUTH_V + 0.5), (0.28, 0.5))
@@ -256,7 +261,7 @@ def face_relief(u, v, person, expression):
         (-0.65 * socket, person["eye_gap"] - 0.1, 0.4, 1.35, 0.9),  # eye socket
         (0.3, person["eye_gap"], 0.0, 1.0, 0.6),  # eyeball
         (0.35 * socket, 2.6, 2.1, 2.4, 0.7),  # brow ridge
-        (0.3 + 0.5 * cheeks, 4.3, -2.9 + 0.4 * cheeks, 1.5, 1.2),  # cheek
+        (0.3 + 0.9 * cheeks, 4.1, -3.0 + 0.6 * cheeks, 1.5, 1.1),  # cheek
         (-0.25 * (0.4 + person["age"]), 3.6, -1.5, 1.4, 0.35),  # bag under the eye
         (0.3, person["nose_width"], NOSE_V, 0.45, 0.5),  # wing of the nose
         (-0.2, 0.0, -5.6, 0.35, 0.7),  # groove above the lip
@@ -298,8 +303,8 @@ def paint_mouth(albedo, u, v, person, expression, rng):
     paint(albedo, 0.85 * lips, natural + person["lipstick"] * (lipstick - natural))
     paint(albedo, 0.95 * hole, (0.018, 0.008, 0.007))
     paint(albedo, 0.5 * tongue, (0.22, 0.07, 0.07))
-    # The lips shade the teeth. With a white bar here, a network would look for white bars, which photographs lack.
-    paint(albedo, rng.uniform(0.6, 1.0) * teeth, rng.uniform(0.25, 0.8) * np.array([1.0, 0.95, 0.85]))
+    # The lips often shade the teeth. If they were always white, a network would look for nothing else.
+    paint(albedo, rng.uniform(0.6, 1.0) * teeth, np.exp(rng.uniform(-1.8, -0.1)) * np.array([1.0, 0.95, 0.85]))
     paint(albedo, bump(a, v, (0.62, NOSE_V - 0.55), (0.36, 0.2)), skin * 0.12)  # nostrils
     paint(albedo, 0.35 * bump(a, v, (person["nose_width"] + 0.35, NOSE_V), (0.2, 0.5)), skin * 0.3)
     paint(albedo, 0.35 * bump(u, v, (0, NOSE_V - 0.95), (1.1, 0.3)), skin * 0.35)
@@ -359,14 +364,14 @@ def skin_distance(points, person, expression):
 
     The skin is the skull with jaw, nose and ears; hair grows on the skull.
     """
-    width = person["width"]
+    width, lower = person["width"], person["lower"]
     drop = 0.55 * expression["opening"]  # the jaw follows the lower lip
     back = ellipsoid_distance(points, (0, 3.1, -0.9), (7.6 * width, 8.8, 9.4))
-    front = ellipsoid_distance(points, (0, -2.8, 1.6), (6.7 * width, 8.3, 7.2))
+    front = ellipsoid_distance(points, (0, -2.4 * lower, 1.6), (6.7 * width, 7.8 * lower, 7.2))
     skull = smooth_union(back, front, 2.5)
-    jaw_radii = person["jaw"] * width, 3.6 + 0.5 * person["chin"] + 0.4 * drop, 4.7
-    jaw = ellipsoid_distance(points, (0, -7.9 - 0.6 * drop, 3.6 - 0.2 * drop), jaw_radii)
-    tip = np.float32([[0], [-3.6 - 0.5 * person["nose"]], [9.2 + 0.9 * person["nose_height"]]])
+    jaw_radii = person["jaw"] * width, 4.0 * lower + 0.5 * person["chin"] + 0.4 * drop, 4.7
+    jaw = ellipsoid_distance(points, (0, -7.6 * lower - 0.6 * drop, 3.6 - 0.2 * drop), jaw_radii)
+    tip = np.float32([[0], [-3.6 * lower - 0.5 * person["nose"]], [9.2 + 0.9 * person["nose_height"]]])
     nose_cone = rendering.rounded_cone(NOSE_ROOT, tip, np.float32(0.55), np.float32(0.95))
     nose, _ = rendering.cone_distance(points, nose_cone)
     ear = ellipsoid_distance(mirrored(points), (7.4 * width, -1.2, -0.9), (0.9, 3.1, 1.8))
@@ -395,6 +400,8 @@ def hair_distance(points, skull, hair, ragged):
         side = ellipsoid_distance(mirrored(points), (6.6, 5 - 0.55 * length, -2.5), (2.4, 0.55 * length, 4.0))
         back = ellipsoid_distance(points, (0, 5 - 0.5 * length, -4.5), (8.0, 0.55 * length, 5.0))
         layer = smooth_union(layer, np.minimum(side, back) - 0.35 * ragged, 1.2)
+    if hair["brim"]:
+        layer = np.minimum(layer, ellipsoid_distance(points, (0, hair["front"] - 0.3, 9.0), (6.5, 0.6, 5.0)))
     # The layer begins so steeply that full steps would skip its edge.
     return np.float32(0.45) * layer
 
@@ -471,7 +478,7 @@ def trace_body(x, y, view):
     origin = (view["centre"] + np.array([0, -14.3, -3.0])).astype(np.float32)
     build = view["build"]
     ends = np.float32([[0, -3, -3], [0, 9, -1.5], [0, -4.5, -3], [17.5 * build, -9.5, -3.5]])[:, :, None]
-    neck_cone = rendering.rounded_cone(ends[0], ends[1], np.float32(5.9 * build), np.float32(5.0 * build))
+    neck_cone = rendering.rounded_cone(ends[0], ends[1], np.float32(5.7 * build), np.float32(4.6 * build))
     shoulder_cone = rendering.rounded_cone(ends[2], ends[3], np.float32(5.6), np.float32(5.4))
 
     def distance(points):
@@ -485,11 +492,15 @@ def trace_body(x, y, view):
     return hit, local, turn @ rendering.surface_normals(distance, local, 0.2), points[2] + origin[2]
 
 
-def sample_maps(maps, points):
-    """Values (len(maps), N) of face maps at head points (3, N): bilinear interpolation."""
+def sample_maps(maps, points, lower):
+    """Values (len(maps), N) of face maps at head points (3, N): bilinear interpolation.
+
+    `lower` is the person's height of the face below the eyes; the maps are painted for 1.
+    """
     u = MAP_RADIUS * np.arctan2(points[0], np.maximum(points[2], 0.01))
     scale, middle = np.float32(MAP_SIZE / MAP_SPAN), np.float32(MAP_SIZE / 2 - 0.5)
-    where = np.stack([(MAP_MIDDLE - points[1]) * scale + middle, u * scale + middle])
+    v = np.where(points[1] < 0, points[1] / np.float32(lower), points[1])
+    where = np.stack([(MAP_MIDDLE - v) * scale + middle, u * scale + middle])
     return np.stack([ndimage.map_coordinates(a, where, order=1, mode="nearest") for a in maps])
 
 
@@ -550,15 +561,15 @@ def sample_light(rng):
     """The light: a dict of irradiances (red, green, blue), 1 for white paper that looks white, and of directions.
 
     Outdoors the sun is behind the person, and sky and ground light the face: almost not at all, or enough.
-    One image in eight is taken indoors.
+    Two images in five are taken indoors, with a lamp or a flash in front.
     """
-    outdoors = rng.random() >= 0.12
+    outdoors = rng.random() >= 0.4
     if outdoors:
         level, back = np.exp(rng.uniform(np.log(0.28), np.log(1.1))), rng.uniform(0.4, 1.8)
     else:
-        level, back = rng.uniform(0.5, 1.1), rng.uniform(0, 0.4)
+        level, back = np.exp(rng.uniform(np.log(0.4), np.log(1.7))), rng.uniform(0, 0.4)
     side = rng.choice([-1, 1])
-    tint = np.exp(rng.normal([0.05, 0, -0.05], [0.06, 0.02, 0.08]))
+    tint = np.exp(rng.normal([0.05, 0, -0.05], [0.06, 0.02, 0.08] if outdoors else [0.2, 0.05, 0.2]))
     return {
         "outdoors": outdoors,
         "fill": level * rng.uniform(0.25, 0.7) * tint,
@@ -568,7 +579,7 @@ def sample_light(rng):
         "key_direction": unit([side * rng.uniform(0.2, 1.2), rng.uniform(0.0, 0.9), rng.uniform(0.2, 1.0)]),
         "back": back * np.array([1.0, 0.97, 0.9]),
         "back_direction": unit([-side * rng.uniform(-0.6, 1.0), rng.uniform(0.3, 1.0), -rng.uniform(0.5, 1.0)]),
-        "gloss": rng.uniform(0.01, 0.1),
+        "gloss": rng.uniform(0.01, 0.1 if outdoors else 0.25),
     }
 
 
@@ -645,11 +656,11 @@ def paint_car(image, dx, dy, rng):
 def render_room(rng):
     """A wall indoors with doors, pictures, shelves: linear light, float32 (3, 128, 128)."""
     x, y = rendering.pixel_grid(2.0)
-    colour = rng.uniform(0.1, 0.7) * np.exp(rng.normal([0.04, 0, -0.08], [0.06, 0.03, 0.09]))
+    colour = np.exp(rng.uniform(np.log(0.02), np.log(1.1)) + rng.normal(0, [0.25, 0.15, 0.3]))
     falloff = 1 + rng.normal(0, 0.25) * x + rng.normal(0, 0.15) * y
     falloff = np.maximum(falloff, 0.2) * (1 + 0.04 * rendering.smooth_noise(rng, 20))
     image = (colour[:, None, None] * falloff).astype(np.float32)
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(0, 7)):
         centre, size = rng.uniform(-1.1, 1.1, 2), rng.uniform(0.06, 0.6, 2)
         box = np.maximum(np.abs(x - centre[0]) - size[0], np.abs(y - centre[1]) - size[1])
         shade = np.exp(rng.normal(-0.4, 0.8)) * np.exp(rng.normal(0, 0.15, 3))
@@ -671,14 +682,25 @@ def add_glare(image, rng):
         image += np.float32([1.0, 0.98, 0.88])[:, None, None] * flare
 
 
-def develop(image, rng):
-    """Apply a phone's style to linear light (3, h, w): deep shadows, local contrast, strong colours."""
+def develop(image, near, rng):
+    """Apply a camera's style to linear light (3, h, w): exposure, deep shadows, local contrast, colours, lost focus.
+
+    `near`: how much larger the face is than in Happy House, so that a blur leaves its expression visible.
+    """
     toe = rng.uniform(0.0, 0.025)  # light below this turns black
-    image = image * image / (image + np.float32(toe) + np.float32(1e-6))
+    image = image * image / (image + np.float32(toe) + np.float32(1e-6)) * np.float32(np.exp(rng.normal(0.15, 0.25)))
     grey = image.mean(axis=0) + np.float32(0.003)
-    image = image * np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.25, 0.6)
+    image = image * np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.2, 0.6)
     grey = image.mean(axis=0)
-    return np.maximum(grey + rng.uniform(0.95, 1.3) * (image - grey), 0)
+    style = rng.random()
+    saturation = 0.0 if style < 0.12 else rng.uniform(0.7, 1.5)
+    image = np.maximum(grey + saturation * (image - grey), 0)
+    if 0.06 < style < 0.25:  # toned prints and wrong white balance
+        image *= np.exp(rng.normal(0, [[[0.15]], [[0.05]], [[0.2]]]))
+    if rng.random() < 0.3:  # out of focus, or enlarged from a few pixels
+        sigma = near * rng.uniform(0.3, 1.1)
+        image = ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest", truncate=2.5)
+    return image
 
 
 def shade_body(points, normal, fields, person, clothes, light, rng):
@@ -701,7 +723,8 @@ def shade_head(normal, hairiness, albedo, fields, person, light):
     """
     shadow, occlusion, fine = fields
     strands = np.exp(np.float32(0.2) * fine)
-    hair = np.float32(person["hair_colour"])[:, None] * strands
+    colour = person["hair"]["cloth"] if person["hair"]["cut"] == "hat" else person["hair_colour"]
+    hair = np.float32(colour)[:, None] * strands
     albedo = albedo + hairiness * (hair - albedo)
     shine = rendering.specular_highlight(normal, light["key_direction"], 18) * shadow
     shine = np.float32(light["gloss"]) * shine * (1 + hairiness * (0.5 * strands - 1))
@@ -722,8 +745,9 @@ def render_face(smiling, rng):
     relief, albedo = paint_face(person, expression, rng)
     slope_v, slope_u = np.gradient(relief, MAP_SPAN / MAP_SIZE)
     image = render_garden(rng) if light["outdoors"] else render_room(rng)
+    near = 36 / view["width"]  # locks and shadows grow with the face
     fine, wrinkles = rendering.smooth_noise(rng, 2.5), rendering.smooth_noise(rng, 9)
-    ragged = rendering.smooth_noise(rng, person["hair"]["curl"]) + np.float32(0.4) * fine
+    ragged = rendering.smooth_noise(rng, near * person["hair"]["curl"]) + np.float32(0.4) * fine
 
     # Geometry: the body, and in front of it the head.
     x, y = rendering.pixel_grid(view["width"])
@@ -733,7 +757,7 @@ def render_face(smiling, rng):
     body = window(x, y, -np.inf, np.inf, -np.inf, centre_y - 5)
     body_hit, body_points, body_normal, body_z = trace_body(x[body], y[body], view)
     head_hit, points, normal, hairiness, z = trace_head(x[head], y[head], person, expression, view, ragged[head])
-    *face, height, slope_u, slope_v = sample_maps([*albedo, relief, slope_u, -slope_v], points)
+    *face, height, slope_u, slope_v = sample_maps([*albedo, relief, slope_u, -slope_v], points, person["lower"])
     bare = 1 - hairiness
     normal = head_rotation(view) @ apply_relief(points, normal, slope_u * bare, slope_v * bare)
     z = z + bare * height * normal[2]
@@ -743,8 +767,8 @@ def render_face(smiling, rng):
     front = z > depth[head][head_hit]
     depth[head][head_hit] = np.maximum(depth[head][head_hit], z)
     depth *= np.float32(rendering.RENDER_SIZE / view["width"])  # now in rendered pixels
-    occlusion = rendering.ambient_occlusion(depth, scales=(2.0, 6.0), strength=0.25)
-    shadow = rendering.self_shadow(depth, light["key_direction"], reach=20)
+    occlusion = rendering.ambient_occlusion(depth, scales=(2.0 * near, 6.0 * near), strength=0.25)
+    shadow = rendering.self_shadow(depth, light["key_direction"], reach=int(20 * near), softness=2 * near)
 
     fields = [field[body][body_hit] for field in (shadow, occlusion, fine, wrinkles)]
     image[:, *body][:, body_hit] = shade_body(body_points, body_normal, fields, person, clothes, light, rng)
@@ -753,4 +777,4 @@ def render_face(smiling, rng):
     head_hit[head_hit] = front
     image[:, *head][:, head_hit] = radiance[:, front]
     add_glare(image, rng)
-    return rendering.photograph(develop(image, rng).transpose(1, 2, 0), rng)
+    return rendering.photograph(develop(image, near, rng).transpose(1, 2, 0), rng)
