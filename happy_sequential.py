@@ -128,7 +128,7 @@ def main():
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).
     losses = keras.losses
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)
-    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for stages, epochs, learning_rate, images_per_epoch in phases:
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
         steps = curriculum.steps_per_epoch
@@ -139,7 +139,7 @@ def main():
         #    At the end, Keras replaces the weights by their moving average: single steps on few images are noisy.
         optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
         model.compile(optimizer, loss=loss, metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

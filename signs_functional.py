@@ -114,12 +114,12 @@ def main():
         many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
         pretraining = utils.Stage("SYNTHETIC images only", 1, many_x, many_y, strong_augmentation)
         phases.insert(0, ([pretraining], 5 * args.epochs, 3e-3))
-    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for stages, epochs, learning_rate in phases:
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * curriculum.steps_per_epoch)
         model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

@@ -95,7 +95,7 @@ def main():
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
         alone = max(1, args.epochs // 5)
         phases = [(alone, args.learning_rate), (args.epochs - alone, args.learning_rate / 10)]
-    weights = utils.class_weights(train_y, data.class_names) if args.class_weights else None
+    class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for epochs, learning_rate in phases:
         set_trainable(model, head_only=(epochs, learning_rate) != phases[-1])
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
@@ -106,7 +106,7 @@ def main():
             0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=learning_rate
         )
         model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), weights)
+        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
     run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.

@@ -57,7 +57,7 @@ def command_faults(command):
     if words[:1] == ["-m"]:
         target, options = words[:2], words[2:]
         path = ROOT.joinpath(*words[1].split("."))
-        if words[1] in ("pytest", "venv"):
+        if words[1] in ("pytest", "venv", "http.server"):
             return []
         exists = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
     else:

@@ -12,7 +12,7 @@ SCRIPTS = ("happy_sequential", "signs_functional", "signs_resnet50")
 # From the scripts down: a module may import modules of its own layer and of those below it. A name stands for
 # everything inside it that is not named itself.
 LAYERS = (
-    (*SCRIPTS, "benchmarks", "datasets.pack", "datasets.synthetic.__main__"),
+    (*SCRIPTS, "benchmarks", "weights", "datasets.pack", "datasets.synthetic.__main__"),
     ("cnn_utils", "resnet_utils"),
     ("support",),
     ("datasets",),
@@ -23,7 +23,7 @@ LAYERS = (
 # What the user asked for, and a few folders whose names say what is in them.
 TOP = {f"{script}.py" for script in SCRIPTS} | {
     *("README.md", "LICENSE", "requirements.txt", "requirements-optional.txt", "pyproject.toml"),
-    *("cnn_utils.py", "resnet_utils.py", "benchmarks", "datasets", "docs", "support", "tests"),
+    *("cnn_utils.py", "resnet_utils.py", "benchmarks", "datasets", "docs", "support", "tests", "weights"),
 }
 
 # Lines. The modules that draw synthetic images have no limit.

@@ -32,7 +32,7 @@ def test_metadata_travel_inside_the_model_file(model, tmp_path):
     classes, y = (["cat", "dög"], labels[:, None]) if binary else (list("abcdef"), np.eye(6, dtype=np.float32)[labels])
     source = types.SimpleNamespace(train=tmp_path / "images")
     data = types.SimpleNamespace(kind="folder", hashes={}, source=source, class_names=classes)
-    args = types.SimpleNamespace(output_dir=tmp_path / "out", resume=False, seed=1, dry_run=False)
+    args = types.SimpleNamespace(output_dir=tmp_path / "out", resume=False, weights="random", seed=1, dry_run=False)
     run = Run(model.name, args, data, "CPU")
     run.save_model(model, images, images, y)
     assert {path.name for path in run.folder.iterdir()} == {".lock", "model.keras", "history.csv"}
