@@ -17,6 +17,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = {
     "happy": ("faces", "render_face", 2, {"train": (600, 101), "test": (150, 102)}),
     "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202)}),
+    # The seventh label stands for a hand that shows no digit: to learn when to be unsure.
+    "signs_and_others": ("hands", "render_hand", 7, {"train": (1260, 203), "pretrain": (14000, 204)}),
+    # Hands that show no digit, to test that; the labels are the indices of hands.NO_DIGITS.
+    "no_digit": ("hands", "render_no_digit", 9, {"test": (270, 205)}),
 }
 
 
@@ -27,7 +31,7 @@ def render_images(name, count, seed, progress=""):
     so the result does not depend on the number of processes.
 
     Args:
-        name: "happy" or "signs".
+        name: one of RECIPES.
         count: int, number of images.
         seed: int >= 0.
         progress: str, text of the progress bar; no bar if it is empty.
@@ -68,18 +72,19 @@ def render_image(job):
     return renderer(label, np.random.default_rng([seed, index]))
 
 
-def render_dataset(name, folder=None):
-    """Return the training and the test file of a SYNTHETIC data set; render those that are missing.
+def render_dataset(name, folder=None, parts=("train", "test")):
+    """Return the files of a SYNTHETIC data set; render those that are missing.
 
     Args:
-        name: "happy" or "signs".
+        name: one of RECIPES.
         folder: where the files are kept; None: this package's folder or, if it is read-only, one in the user's home.
+        parts: which of the set's files.
 
-    Returns: Two paths, train and test.
+    Returns: tuple of paths, one for each part.
     Raises InputError: a file cannot be written.
     """
     folder = writable_folder() if folder is None else pathlib.Path(folder)
-    return tuple(_render_file(name, part, folder) for part in ("train", "test"))
+    return tuple(_render_file(name, part, folder) for part in parts)
 
 
 def writable_folder():
