@@ -44,8 +44,8 @@ POSES = {
     0: (Pose(1, (), "meets"),),
     1: (Pose(0.7, FINGERS[:1], "over"), Pose(0.3, FINGERS[:1], "beside")),
     2: (Pose(0.8, FINGERS[:2], "over"), Pose(0.2, FINGERS[:2], "beside")),
-    3: (Pose(0.6, FINGERS[:2], "out"), Pose(0.4, FINGERS[:3], "over")),
-    4: (Pose(0.8, FINGERS, "across"), Pose(0.2, FINGERS[:3], "out")),
+    3: (Pose(0.55, FINGERS[:2], "out"), Pose(0.45, FINGERS[:3], "over")),
+    4: (Pose(0.75, FINGERS, "across"), Pose(0.25, FINGERS[:3], "out")),
     5: (Pose(1, FINGERS, "out"),),
 }
 # A hand that shows no digit: a network must not be sure of one.
@@ -103,7 +103,8 @@ def sample_finger_angles(pose, crossed, rng):
     if rng.random() < 0.15:  # bent as if around a ball
         stiffness += rng.uniform(1.5, 3.5)
     grip = rng.uniform(0, 1)
-    loose = rng.uniform(0, 55) if pose.thumb in ("out", "beside") else rng.uniform(0, 12)
+    # How far the bent fingers stand off, in degrees. The little finger alone is hard to bend.
+    loose = rng.uniform(0, 55 if pose.thumb in ("out", "beside") or pose.extended == FINGERS[:3] else 20)
     angles = []
     for i, name in enumerate(FINGERS):
         abduction = (2 + 15 * spread, 2 * spread, -1 - 11 * spread, -3 - 24 * spread)[i]
@@ -121,7 +122,7 @@ def sample_finger_angles(pose, crossed, rng):
             flexions = [38 + 25 * grip, 52 + 24 * grip, 24 + 16 * grip]
             flexions = rng.normal(flexions, 5) + (0, i * rng.uniform(-2, 5), 0)
         else:  # curled, with the tips pointing at the root of the thumb
-            abduction = (-6, -2, 2, 6)[i]
+            abduction += ((-6, -2, 2, 6)[i] - abduction) * (1 - loose / 60)
             flexions = rng.normal([74 + 14 * grip, 98 + 12 * grip, 50 + 22 * grip], 4)
             if pose.extended:  # a fist, or the thumb, holds them down
                 flexions -= loose * np.array([1, 0.4, 0.3])
@@ -403,8 +404,8 @@ def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
     lines = np.minimum.reduce([across, middle, thumb])
     dark += 0.4 * np.exp(-((lines / 0.22) ** 2)) * part_is("palm") * smoothstep(0.2, 0.6, facing)
     # On the back, tendons run from the wrist to the knuckles, with hollows between them.
-    fan = (x / (6.5 + 0.2 * y)) * 12.5 + 0.6  # a tendon at each whole number
-    tendons = np.cos(2 * np.pi * fan / 3.2) * part_is("palm") * smoothstep(-0.3, -0.7, facing) * smoothstep(0, 4, y)
+    fan = (x - 0.55) / (0.9 + 0.125 * y)  # a tendon at each whole number
+    tendons = np.cos(2 * np.pi * fan) * part_is("palm") * smoothstep(-0.3, -0.7, facing) * smoothstep(0, 4, y)
     dark -= rng.uniform(0, 0.16) * tendons
     tone = tone * np.exp(-dark * np.array([0.7, 1.0, 1.1])[:, None])
 
