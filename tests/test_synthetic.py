@@ -116,8 +116,8 @@ def test_extended_fingers_are_straight_and_the_others_bent(pose):
 
 
 def test_a_hand_that_shows_no_digit():
-    images, kinds = synthetic.render_images("no_digit", len(hands.NO_DIGITS), seed=5)
-    assert sorted(kinds) == list(range(len(hands.NO_DIGITS))) == list(range(synthetic.RECIPES["no_digit"][2]))
+    images, kinds = synthetic.render_images("signs_other", len(hands.NO_DIGITS), seed=5)
+    assert sorted(kinds) == list(range(len(hands.NO_DIGITS))) == list(range(synthetic.RECIPES["signs_other"][2]))
     assert len({image.tobytes() for image in images}) == len(images)
     # None of these is how a digit is shown: other fingers, or the same ones crossed or seen from the tip.
     digits = {pose[1:] for pose in itertools.chain(*hands.POSES.values())}

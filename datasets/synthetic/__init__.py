@@ -20,7 +20,7 @@ RECIPES = {
     # The seventh label stands for a hand that shows no digit: to learn when to be unsure.
     "signs_and_others": ("hands", "render_hand", 7, {"train": (1260, 203), "pretrain": (14000, 204)}),
     # Hands that show no digit, to test that; the labels are the indices of hands.NO_DIGITS.
-    "no_digit": ("hands", "render_no_digit", 9, {"test": (270, 205)}),
+    "signs_other": ("hands", "render_no_digit", 9, {"test": (270, 205)}),
 }
 
 
