@@ -35,6 +35,9 @@ DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
 HAPPY_CLASSES = ("not smiling", "smiling")
 SIGNS_CLASSES = ("0", "1", "2", "3", "4", "5")
 
+# SYNTHETIC sets that also show none of the classes, so that a network learns when to be unsure.
+WITH_OTHERS = {"signs": "signs_and_others"}
+
 
 # ------------------------------------------------------------------------ data
 
@@ -96,7 +99,8 @@ def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cac
 
 def add_synthetic(name, x, y, dry_run=False):
     """Append the SYNTHETIC training images of "happy" or "signs" and their labels to photographs, and say so."""
-    synthetic_x, synthetic_y, _ = load_h5(render_dataset(name)[0], "train")
+    (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=("train",))
+    synthetic_x, synthetic_y, _ = load_h5(path, "train")
     if dry_run:
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
     print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic adds none)")
@@ -114,7 +118,8 @@ def load_pretraining(name, class_names, dry_run=False):
         expected = f"--pretrain needs the classes of the SYNTHETIC images, {', '.join(known)}; leave it out"
         raise InputError(f"{expected}. Received: {', '.join(class_names)}")
     part = "train" if dry_run else "pretrain"
-    x, y, _ = load_h5(render_dataset(name, parts=(part,))[0], part)
+    (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=(part,))
+    x, y, _ = load_h5(path, part)
     x, y = subset_per_class(x, y, 8) if dry_run else (x, y)
     return x, one_hot(y, len(known))
 

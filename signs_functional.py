@@ -22,8 +22,8 @@ def build_model(classes=6):
 
     inputs = layers.Input((64, 64, 3), name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(inputs)
-    # Height and width are halved four times, from 64 to 4, and the number of features grows.
-    for number, filters in enumerate((24, 48, 96, 128), 1):
+    # Height and width are halved five times, from 64 to 2, and the number of features grows.
+    for number, filters in enumerate((24, 48, 96, 128, 192), 1):
         # The batch normalisation adds a bias of its own.
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
         # Pooling first leaves a quarter of the numbers to normalise.
@@ -51,8 +51,8 @@ def strong_augmentation(images, seed):
     from support.augmentation import color_jitter, random_affine, replace_background
 
     images = replace_background(images, seed, share=0.2)
-    images = random_affine(images, seed, flip=True, rotation=18, shift=0.1, zoom=0.15)
-    return color_jitter(images, seed, color=0.1, gray=0.1, tone=0.4, contrast=0.15, brightness=0.1, shadow=0.25)
+    images = random_affine(images, seed, flip=True, rotation=25, shift=0.12, zoom=0.2)
+    return color_jitter(images, seed, color=0.12, gray=0.1, tone=0.4, contrast=0.25, brightness=0.15, shadow=0.3)
 
 
 def main():

@@ -4,6 +4,7 @@ import errno
 import functools
 import hashlib
 import importlib
+import itertools
 import os
 
 import h5py
@@ -14,7 +15,7 @@ from PIL import Image
 import cnn_utils as utils
 from datasets import synthetic
 from datasets.hdf5 import is_synthetic, load_h5
-from datasets.synthetic import faces, rendering
+from datasets.synthetic import faces, hands, rendering
 from datasets.synthetic.__main__ import main
 from support.errors import InputError
 from support.startup import supports_bfloat16
@@ -86,6 +87,47 @@ def test_each_image_has_its_own_random_generator():
     np.testing.assert_array_equal(images, again)
     assert len({image.tobytes() for image in np.concatenate([images, other])}) == 12
     assert sorted(labels) == [0, 1, 2, 3, 4, 5]
+
+
+def test_each_pose_of_a_digit_shows_that_many_fingers():
+    for digit, poses in hands.POSES.items():
+        assert {len(pose.extended) + (pose.thumb == "out") for pose in poses} == {digit}
+        assert sum(pose.share for pose in poses) == pytest.approx(1)
+    assert {pose.extended for pose in hands.POSES[3]} == {("index", "middle"), ("index", "middle", "ring")}
+    assert {pose.thumb for pose in hands.POSES[4]} == {"across", "out"}
+
+
+@pytest.mark.parametrize("pose", [*itertools.chain(*hands.POSES.values()), *hands.NO_DIGIT_POSES.values()])
+def test_extended_fingers_are_straight_and_the_others_bent(pose):
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        fingers = []
+        for name, angles in zip(hands.FINGERS, hands.sample_finger_angles(pose, False, rng), strict=True):
+            joints, _ = hands.finger_joints(hands.KNUCKLES[name], hands.PHALANGES[name], *angles)
+            stretch = np.linalg.norm(joints[3] - joints[0]) / sum(hands.PHALANGES[name])
+            if name in pose.extended or pose.thumb != "meets":  # with the tips at the thumb they are neither
+                assert stretch > 0.85 if name in pose.extended else stretch < 0.75
+            fingers.append(joints)
+        thumb = hands.sample_thumb_joints(pose, fingers, rng)
+        # Centimetres: an open thumb leaves the palm, which is 5 wide; another one does not.
+        assert (thumb[3][0] > 2.65) if pose.thumb == "out" else (thumb[3][0] < 5)
+        if pose.thumb == "meets":
+            assert np.linalg.norm(thumb[3] - fingers[0][3]) < 4
+
+
+def test_a_hand_that_shows_no_digit():
+    images, kinds = synthetic.render_images("signs_other", len(hands.NO_DIGITS), seed=5)
+    assert sorted(kinds) == list(range(len(hands.NO_DIGITS))) == list(range(synthetic.RECIPES["signs_other"][2]))
+    assert len({image.tobytes() for image in images}) == len(images)
+    # None of these is how a digit is shown: other fingers, or the same ones crossed or seen from the tip.
+    digits = {pose[1:] for pose in itertools.chain(*hands.POSES.values())}
+    same = {kind for kind, pose in hands.NO_DIGIT_POSES.items() if pose[1:] in digits}
+    assert same == {"crossed fingers", "pointing at the camera"}
+    # The seventh label of the set to learn from stands for any of them.
+    assert synthetic.RECIPES["signs_and_others"][2] == len(hands.POSES) + 1
+    any_kind = hands.render_hand(6, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    np.testing.assert_array_equal(any_kind, hands.render_no_digit(rng.integers(len(hands.NO_DIGITS)), rng))
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -17,7 +17,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 # so no image is in two files.
 RECIPES = {
     "happy": ("faces", "render_face", 2, {"train": (600, 101), "test": (150, 102), "pretrain": (12000, 103)}),
-    "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202), "pretrain": (12000, 203)}),
+    "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202)}),
+    # The seventh label stands for a hand that shows no digit: to learn when to be unsure.
+    "signs_and_others": ("hands", "render_hand", 7, {"train": (1260, 203), "pretrain": (14000, 204)}),
+    # Hands that show no digit, to test that; the labels are the indices of hands.NO_DIGITS.
+    "signs_other": ("hands", "render_no_digit", 9, {"test": (270, 205)}),
 }
 
 
@@ -28,7 +32,7 @@ def render_images(name, count, seed, progress=""):
     so the result does not depend on the number of processes.
 
     Args:
-        name: "happy" or "signs".
+        name: one of RECIPES.
         count: int, number of images.
         seed: int >= 0.
         progress: str, text of the progress bar; no bar if it is empty.
@@ -73,9 +77,9 @@ def render_dataset(name, folder=None, parts=("train", "test")):
     """Return the files of a SYNTHETIC data set; render those that are missing.
 
     Args:
-        name: "happy" or "signs".
+        name: one of RECIPES.
         folder: where the files are kept; None: this package's folder or, if it is read-only, one in the user's home.
-        parts: which files: "train", "test" or "pretrain".
+        parts: which of the set's files.
 
     Returns: tuple of paths, one for each part.
     Raises InputError: a file cannot be written.
@@ -101,12 +105,12 @@ def _render_file(name, part, folder):
     import h5py
     import numpy as np
 
-    module, _, classes, parts = RECIPES[name]
+    module, function, classes, parts = RECIPES[name]
     count, seed = parts[part]
     path = folder / f"{part}_{name}.h5"
-    # When the renderer's source code changes, the images are rendered again.
-    sources = [HERE / source for source in ("rendering.py", f"{module}.py", "__init__.py")]
-    renderer = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    # When the renderer's source code or the recipe changes, the images are rendered again.
+    sources = b"".join((HERE / source).read_bytes() for source in ("rendering.py", f"{module}.py"))
+    renderer = hashlib.sha256(sources + repr((function, classes, count, seed)).encode()).hexdigest()
     with contextlib.suppress(OSError), h5py.File(path, "r") as file:
         if file.attrs.get("renderer") == renderer:
             return path

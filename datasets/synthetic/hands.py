@@ -1,8 +1,8 @@
-"""Synthetic photographs of a hand that shows a digit, in place of SIGNS.
+"""Synthetic photographs of a hand that shows a digit, in place of SIGNS, and of hands that show none.
 
-`render_hand(digit, rng)` samples a person (proportions, skin), a pose (the angle of each joint), a viewpoint,
-a lamp and a wall, and renders one image. The hand is a skeleton with a rounded cone around each bone;
-`rendering.py` traces, lights and photographs it.
+`render_hand(digit, rng)` and `render_no_digit(kind, rng)` sample a person (proportions, skin, sleeve), a pose (the
+angle of each joint), a viewpoint, a lamp and a wall, and render one image. The hand is a skeleton with a rounded cone
+around each bone; `rendering.py` traces, lights and photographs it.
 
 Lengths are in centimetres and angles in degrees. The axes of the palm, for a right hand: x towards the side of
 the thumb, y towards the fingertips, z out of the palm. Lengths, radii and angles were adjusted by eye.
@@ -36,8 +36,31 @@ THUMB_RADII = (1.35, 1.12, 1.0, 0.75)
 
 OUT = np.array([0.0, 0.0, 1.0])  # the direction that the palm faces
 
-# The extended fingers for each digit; the thumb is extended for 3 and 5.
-EXTENDED = {0: (), 1: FINGERS[:1], 2: FINGERS[:2], 3: FINGERS[:2], 4: FINGERS, 5: FINGERS}
+# share: how often people show it so; extended: fingers; thumb: "out", extended; "over" the curled fingers; "beside"
+# them; "across" the palm; or "meets" the tip of the index finger, and of all that are not extended.
+Pose = namedtuple("Pose", "share extended thumb")
+
+POSES = {
+    0: (Pose(1, (), "meets"),),
+    1: (Pose(0.7, FINGERS[:1], "over"), Pose(0.3, FINGERS[:1], "beside")),
+    2: (Pose(0.8, FINGERS[:2], "over"), Pose(0.2, FINGERS[:2], "beside")),
+    3: (Pose(0.55, FINGERS[:2], "out"), Pose(0.45, FINGERS[:3], "over")),
+    4: (Pose(0.75, FINGERS, "across"), Pose(0.25, FINGERS[:3], "out")),
+    5: (Pose(1, FINGERS, "out"),),
+}
+# A hand that shows no digit: a network must not be sure of one.
+NO_DIGIT_POSES = {
+    "thumbs-up": Pose(1, (), "out"),
+    "fist": Pose(1, (), "over"),
+    "OK": Pose(1, FINGERS[1:], "meets"),
+    "horns": Pose(1, ("index", "little"), "over"),
+    "little finger": Pose(1, ("little",), "over"),
+    "call me": Pose(1, ("little",), "out"),
+    "middle finger": Pose(1, ("middle",), "over"),
+    "crossed fingers": Pose(1, FINGERS[:2], "over"),
+    "pointing at the camera": Pose(1, FINGERS[:1], "over"),
+}
+NO_DIGITS = tuple(NO_DIGIT_POSES)
 
 
 def finger_joints(base, lengths, abduction, flexions):
@@ -70,7 +93,7 @@ def inverse_kinematics(base, target, lengths, pole):
     return joint, base + distance * direction
 
 
-def sample_finger_angles(digit, rng):
+def sample_finger_angles(pose, crossed, rng):
     """List of the four fingers' abduction and three flexions.
 
     The fingers of a hand move together: spread, stiffness and grip are shared, and each joint varies a little.
@@ -80,28 +103,34 @@ def sample_finger_angles(digit, rng):
     if rng.random() < 0.15:  # bent as if around a ball
         stiffness += rng.uniform(1.5, 3.5)
     grip = rng.uniform(0, 1)
+    # How far the bent fingers stand off, in degrees. The little finger alone is hard to bend.
+    loose = rng.uniform(0, 55 if pose.thumb in ("out", "beside") or pose.extended == FINGERS[:3] else 20)
     angles = []
     for i, name in enumerate(FINGERS):
         abduction = (2 + 15 * spread, 2 * spread, -1 - 11 * spread, -3 - 24 * spread)[i]
-        if name in EXTENDED[digit]:
-            if digit in (2, 3):  # a V: the two fingers lean apart
+        if name in pose.extended:
+            if crossed:
+                abduction = (-11, 9)[i]
+            elif pose.extended == FINGERS[:2]:  # a V: the two fingers lean apart
                 abduction = (1 + 22 * spread, -13 * spread)[i]
             first, second, third = rng.normal(0, (5, 4, 3))
             flexions = [4 + 2 * stiffness + first, 4 + 5 * stiffness + abs(second), 3 + 3 * stiffness + abs(third)]
-        elif digit == 0:  # the four fingers arch towards the thumb
+            if crossed and name == "index":
+                flexions[0] += 18
+        elif pose.thumb == "meets":  # the fingers arch towards the thumb
             abduction = (3, 0, -3, -5)[i]
             flexions = [38 + 25 * grip, 52 + 24 * grip, 24 + 16 * grip]
             flexions = rng.normal(flexions, 5) + (0, i * rng.uniform(-2, 5), 0)
         else:  # curled, with the tips pointing at the root of the thumb
-            abduction = (-6, -2, 2, 6)[i]
+            abduction += ((-6, -2, 2, 6)[i] - abduction) * (1 - loose / 60)
             flexions = rng.normal([74 + 14 * grip, 98 + 12 * grip, 50 + 22 * grip], 4)
-            if digit == 3:  # the thumb does not hold them down
-                flexions[0] -= rng.uniform(0, 30)
+            if pose.extended:  # a fist, or the thumb, holds them down
+                flexions -= loose * np.array([1, 0.4, 0.3])
         angles.append((abduction + rng.normal(0, 2.5), flexions))
     return angles
 
 
-def sample_thumb_joints(digit, fingers, rng):
+def sample_thumb_joints(pose, fingers, rng):
     """Positions (4, 3) of the thumb's joints and tip; `fingers`: those of the four fingers.
 
     An open thumb points in a random direction. A bent one reaches for a target, so it touches the right place
@@ -109,8 +138,8 @@ def sample_thumb_joints(digit, fingers, rng):
     """
     root = np.array(THUMB_ROOT)
     lengths = np.array(THUMB_BONES) * rng.normal(1, 0.04)
-    if digit in (3, 5):  # open, away from the palm
-        angle, height = rng.uniform(14, 58), rng.uniform(0.1, 0.5)
+    if pose.thumb == "out":  # open, away from the palm; far away from a fist
+        angle, height = rng.uniform(14 if pose.extended == FINGERS else 24, 58), rng.uniform(0.1, 0.5)
         joints = [root]
         for length in lengths:
             side = np.radians(angle)
@@ -118,18 +147,24 @@ def sample_thumb_joints(digit, fingers, rng):
             angle += rng.uniform(-15, 16)
             height -= rng.uniform(0, 0.2)
         return np.array(joints)
-    index, middle, ring, _ = fingers
-    if digit == 0:  # the tip meets the tips of the first two fingers
+    index, middle, *_ = fingers
+    if pose.thumb == "meets":  # the tip meets the tips of the first two fingers, or of the first
         first = rng.normal([0.35, 0.62, 0.70], 0.06)
-        target = index[3] + (middle[3] - index[3]) * rng.uniform(0, 0.6) + rng.normal(0, 0.3, 3) + (0, -0.9, -0.3)
+        aside = rng.uniform(0, 0.6) if "middle" not in pose.extended else 0
+        target = index[3] + (middle[3] - index[3]) * aside + rng.normal(0, 0.3, 3) + (0, -0.9, -0.3)
         pole = np.array([0.3, -0.7, 0.6])
-    elif digit == 4:  # across the palm, at most to the root of the ring finger
+    elif pose.thumb == "across":  # across the palm, at most to the root of the ring finger
         first = rng.normal([0.38, 0.78, 0.50], 0.06)
-        target = rng.uniform([-2.4, 5.2, 1.8], [0.4, 7.8, 2.4])
+        target = rng.uniform([-2.4, 5.2, 1.8], [1.4, 7.8, 3.0])
         pole = np.array([0.5, 0.4, 0.7])
+    elif pose.thumb == "beside":  # along the side of the hand, close to the index finger's root or a little off
+        first = rng.normal([0.45, 0.74, 0.45], 0.06)
+        target = index[0] + rng.uniform([-0.2, -1.2, 1.0], [1.5, 1.4, 2.4])
+        pole = np.array([0.5, -0.2, 0.8])
     else:  # over the curled fingers
         first = rng.normal([0.40, 0.74, 0.52], 0.06)
-        over = (middle, ring)[digit - 1] if rng.random() < 0.7 else ring
+        curled = [joints for name, joints in zip(FINGERS, fingers) if name not in pose.extended]
+        over = curled[0] if rng.random() < 0.7 else curled[min(1, len(curled) - 1)]
         target = over[1] + (over[2] - over[1]) * rng.uniform(0.2, 0.9) + (0, -0.3, 1.5)
         pole = np.array([0.5, -0.2, 0.8])
     knuckle = root + lengths[0] * unit(first)
@@ -174,19 +209,19 @@ def sample_arm_bones(rng):
         middle, elbow = turn @ (side * 1.05, -9, 0), turn @ (side * 0.9, -32, 0)
         bones.append(Bone((side * 0.95, -0.2, 0), middle, 1.7, 2.2, 1.2, "arm", OUT))
         bones.append(Bone(middle, elbow, 2.2, 3.2, 1.2, "arm", OUT))
-    if rng.random() < 0.15:
-        cuff = turn @ (0, rng.uniform(-14, -6), 0)
-        bones.append(Bone(cuff, turn @ (0, -34, 0), 3.6, 4.8, 0.15, "sleeve", OUT))
+    if rng.random() < 0.4:
+        cuff = turn @ (0, rng.uniform(-14, -4), 0)
+        bones.append(Bone(cuff, turn @ (0, -34, 0), rng.uniform(3, 3.8), 4.8, 0.15, "sleeve", OUT))
     return bones
 
 
-def sample_hand(digit, rng):
+def sample_hand(pose, crossed, rng):
     """The bones of one person's right hand and arm, in the axes of the palm: list of Bone."""
     length = rng.normal(1, 0.04)  # of the fingers, relative to the palm
     thickness = np.clip(rng.normal(1, 0.09), 0.82, 1.25)
     width = np.clip(rng.normal(1, 0.05), 0.9, 1.12)  # of the palm
     fingers, palm_sides, finger_bones = [], [], []
-    for name, (abduction, flexions) in zip(FINGERS, sample_finger_angles(digit, rng)):
+    for name, (abduction, flexions) in zip(FINGERS, sample_finger_angles(pose, crossed, rng)):
         lengths = np.array(PHALANGES[name]) * length * rng.normal(1, 0.02)
         joints, palmar = finger_joints(np.array(KNUCKLES[name]) * (width, 1, 1), lengths, abduction, flexions)
         fingers.append(joints)
@@ -194,9 +229,9 @@ def sample_hand(digit, rng):
         radii = np.array(FINGER_RADII) * (0.85 if name == "little" else 1)
         for i, part in enumerate(("proximal", "middle", "distal")):
             finger_bones.append(Bone(joints[i], joints[i + 1], radii[i], radii[i + 1], 0.35, part, palmar[i]))
-    thumb = sample_thumb_joints(digit, fingers, rng)
+    thumb = sample_thumb_joints(pose, fingers, rng)
     # An open thumb faces across the palm, a bent one into it.
-    inward = np.array((-0.65, 0.1, 0.75) if digit in (3, 5) else (-0.3, 0.2, -0.9))
+    inward = np.array((-0.65, 0.1, 0.75) if pose.thumb == "out" else (-0.3, 0.2, -0.9))
     bones = palm_bones(fingers, palm_sides, thumb, width) + finger_bones + thumb_bones(thumb, inward)
     return [
         bone._replace(start_radius=bone.start_radius * thickness, end_radius=bone.end_radius * thickness)
@@ -204,19 +239,27 @@ def sample_hand(digit, rng):
     ]
 
 
-def sample_view(digit, rng):
+def sample_view(pose, kind, rng):
     """Matrix (3, 3) from the axes of the palm to those of the camera; for a left hand it also mirrors."""
-    if digit == 0:  # seen from the side of the thumb, which shows the hole
+    mirror = rng.choice([-1.0, 1.0])
+    if kind == 0:  # seen from the side of the thumb, which shows the hole
         yaw = np.clip(rng.normal(-66, 24), -115, -24)
     else:
-        yaw = rng.normal(0, 26 if digit in (1, 2) else 18)
-    tilt = rng.normal(0, 12)
-    if rng.random() < 0.08 and digit != 0:  # the back of the hand, which would hide the hole
+        yaw = rng.normal(0, 20 if len(pose.extended) > 2 else 28)
+    tilt = rng.normal(0, 14)
+    if kind != 0 and rng.random() < 0.35:  # the back of the hand, which would hide the hole
         yaw += 180
+    if kind == "OK":
+        yaw = rng.normal(-30, 20)  # so that the ring is seen
+    if kind == "fist" and rng.random() < 0.5:
+        yaw += 90  # from the side
+    if kind == "pointing at the camera":
+        tilt, yaw = rng.normal(80, 12), rng.uniform(-180, 180)
     # Most people hold the hand upright, some hold it sideways.
     roll = rng.normal(0, 22) if rng.random() < 0.85 else rng.uniform(-100, 100)
+    if kind == "thumbs-up" and rng.random() < 0.7:
+        roll += 90 * mirror * np.sign(np.cos(np.radians(yaw)))  # so that it points up
     matrix = rotation("z", np.radians(roll)) @ rotation("x", np.radians(tilt)) @ rotation("y", np.radians(yaw))
-    mirror = rng.choice([-1.0, 1.0])
     return (matrix @ np.diag([mirror, 1, 1])).astype(np.float32)
 
 
@@ -360,6 +403,10 @@ def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
     thumb = np.abs(np.hypot(x - 3.6, y - 2.4) - 3.6 - shift[2]) + 3 * np.maximum(np.maximum(x - 3.2, 0.6 - y), 0)
     lines = np.minimum.reduce([across, middle, thumb])
     dark += 0.4 * np.exp(-((lines / 0.22) ** 2)) * part_is("palm") * smoothstep(0.2, 0.6, facing)
+    # On the back, tendons run from the wrist to the knuckles, with hollows between them.
+    fan = (x - 0.55) / (0.9 + 0.125 * y)  # a tendon at each whole number
+    tendons = np.cos(2 * np.pi * fan) * part_is("palm") * smoothstep(-0.3, -0.7, facing) * smoothstep(0, 4, y)
+    dark -= rng.uniform(0, 0.16) * tendons
     tone = tone * np.exp(-dark * np.array([0.7, 1.0, 1.1])[:, None])
 
     # Nails cover the far half of the last bone's back.
@@ -371,16 +418,24 @@ def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
 def render_wall(rng, light):
     """The wall behind the hand, linear light, (128, 128, 3)."""
     x, y = rendering.pixel_grid(2.0)
-    if rng.random() < 0.85:  # white paint, warm or cool
+    kind = rng.random()
+    if kind < 0.6:  # white paint, warm or cool
         colour = rng.uniform(0.58, 0.85) * np.exp(rng.normal([0.02, 0, -0.04], 0.012))
         roughness = rng.uniform(0, 0.01)
+    elif kind < 0.75:  # grey or greenish, in a dim room
+        colour = rng.uniform(0.15, 0.6) * np.exp(rng.normal([-0.06, 0.02, -0.03], 0.03))
+        roughness = rng.uniform(0, 0.02)
     else:  # coloured paint, wood, cloth
-        colour = np.exp(rng.uniform(np.log(0.08), np.log(0.7)) + rng.normal(0, 0.16, 3))
-        roughness = rng.uniform(0, 0.04)
+        colour = np.exp(rng.uniform(np.log(0.05), np.log(0.7)) + rng.normal(0, 0.2, 3))
+        roughness = rng.uniform(0, 0.08)
     slope = light[:2] * rng.uniform(0, 0.16) + rng.normal(0, 0.05, 2)
     bright = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x * x + y * y)
     bright = bright + 0.03 * rendering.smooth_noise(rng, 50)
-    bright = bright * (1 + roughness * rendering.smooth_noise(rng, rng.uniform(2, 8)))
+    bright = bright * np.exp(roughness * rendering.smooth_noise(rng, np.exp(rng.uniform(0.7, 3))))
+    if rng.random() < 0.1:  # a corner, a door frame, the edge of a table
+        turn = rng.uniform(0, 2 * np.pi)
+        side = np.cos(turn) * x + np.sin(turn) * y > rng.uniform(-0.7, 0.7)
+        bright = bright * np.where(side, np.exp(rng.normal(0, 0.3)), 1)
     return bright[:, :, None] * np.minimum(colour, 0.95)
 
 
@@ -437,24 +492,50 @@ def render_hand(digit, rng):
     """Render an image of a hand that shows `digit`.
 
     Args:
-        digit: int, 0 to 5.
+        digit: int, 0 to 5; 6: no digit, any of NO_DIGITS.
         rng: numpy.random.Generator; the same state gives the same image.
 
     Returns: uint8 array (64, 64, 3), RGB.
     """
-    width = rng.uniform(18, 28)  # of the image, at the distance of the hand
+    if digit == len(POSES):
+        return render_no_digit(rng.integers(len(NO_DIGITS)), rng)
+    poses = POSES[int(digit)]
+    return render_pose(poses[rng.choice(len(poses), p=[pose.share for pose in poses])], int(digit), rng)
+
+
+def render_no_digit(kind, rng):
+    """Render an image, uint8 (64, 64, 3), of a hand that shows none of the digits; `kind`: an index of NO_DIGITS."""
+    return render_pose(NO_DIGIT_POSES[NO_DIGITS[kind]], NO_DIGITS[kind], rng)
+
+
+def sleeve_and_band(albedo, bones, bone, position, rng):
+    """Put the colours of a sleeve, plain or striped, and sometimes of a bracelet or watch, on albedo (3, n)."""
+    plain, stripe, band = (np.exp(rng.uniform(-3, -0.3) + rng.normal(0, 0.25, (3, 1))) for _ in range(3))
+    if rng.random() < 0.6:
+        stripe = plain
+    part = np.array([b.part for b in bones])[bone]
+    y = position[1]
+    striped = np.sin(y * rng.uniform(2, 7)) > rng.uniform(-0.5, 0.5)
+    albedo = np.where(part == "sleeve", np.where(striped, stripe, plain), albedo)
+    if rng.random() < 0.2:
+        around = np.abs(y + rng.uniform(1.5, 5)) < rng.uniform(0.2, 1.2)
+        albedo = np.where(around & (part == "arm"), band, albedo)
+    return albedo
+
+
+def render_pose(pose, kind, rng):
+    """Render an image, uint8 (64, 64, 3), of a hand in this pose; `kind`: the digit, or one of NO_DIGITS."""
+    width = rng.uniform(16, 30)  # of the image, at the distance of the hand
     scale = rendering.RENDER_SIZE / width
-    matrix = sample_view(digit, rng)
-    bones, middle = project(sample_hand(digit, rng), matrix, width, rng)
+    matrix = sample_view(pose, kind, rng)
+    bones, middle = project(sample_hand(pose, kind == "crossed fingers", rng), matrix, width, rng)
     pixels, points, normal, bone, t, coverage = visible_surface(bones, width)
 
     # The perspective shifted the points slightly, which does not matter for the markings of skin.
     position = matrix.T @ (points + middle[:, None])
     noise = [rendering.smooth_noise(rng, size).ravel()[pixels] for size in (9, 2.2)]
     albedo, nail = skin_albedo(bones, bone, t, position, normal, matrix[:, 2], rng, noise)
-    cloth = np.exp(rng.uniform(-3, -0.3) + rng.normal(0, 0.25, 3))
-    sleeve = np.array([b.part == "sleeve" for b in bones])[bone]
-    albedo = np.where(sleeve, cloth[:, None], albedo)
+    albedo = sleeve_and_band(albedo, bones, bone, position, rng)
 
     # One lamp, usually from above, and ambient light.
     light = unit([rng.normal(-0.2, 0.6), rng.normal(0.7, 0.4), rng.uniform(0.2, 1.0)])
@@ -479,4 +560,7 @@ def render_hand(digit, rng):
     image = image * (1 - shadow[:, :, None] * (1.0, 0.98, 0.95))  # shadows are bluish
     flat = image.reshape(-1, 3)
     flat[pixels] += coverage[:, None] * (colour.T - flat[pixels])
+    if rng.random() < 0.3:  # underexposed, or a lens that darkens the corners
+        x, y = rendering.pixel_grid(2.0)
+        image *= np.exp(-rng.uniform(0, 1.5) - rng.uniform(0, 0.4) * (x * x + y * y))[:, :, None]
     return rendering.photograph(image, rng)
