@@ -103,7 +103,7 @@ def add_synthetic(name, x, y, dry_run=False):
     synthetic_x, synthetic_y, _ = load_h5(path, "train")
     if dry_run:
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
-    print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} photographs (--no-mix-synthetic adds none)")
+    print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} of the set (--no-mix-synthetic adds none)")
     return np.concatenate([x, synthetic_x]), np.concatenate([y, synthetic_y])
 
 

@@ -57,7 +57,7 @@ def strong_augmentation(images, seed):
 
 def main():
     weights = "synthetic", "random"
-    defaults = {"epochs": 40, "batch_size": 32, "learning_rate": 1e-3, "weights": weights}
+    defaults = {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3, "weights": weights}
     args = cli.ScriptParser(__doc__, "signs_functional", **defaults).parse_args()
     if args.seeds > 1 or args.folds > 1:
         return cli.run_several(args)
@@ -82,7 +82,7 @@ def main():
     #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
     hands = data.class_names == utils.SIGNS_CLASSES
-    mix = args.mix_synthetic and hands and data.kind == "real"
+    mix = args.mix_synthetic and hands and data.kind != "folder"
     mixed_x, mixed_y = utils.add_synthetic("signs", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
     train_y, mixed_y, validation_y, test_y = (
         utils.one_hot(y, len(data.class_names)) for y in (train_y, mixed_y, validation_y, data.test_y)
@@ -97,26 +97,27 @@ def main():
     model.summary()
 
     # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
-    #    Easy, hard, easy: similar images give a good start; other people, walls and light teach what a hand is; at
-    #    the end, with small steps, the set's own images have to be right. The numbers are shares of the training.
+    #    Other people, walls and light come from strong augmentation and from SYNTHETIC hands, some of which show no
+    #    digit; at the end, with small steps, the set's own images have to be right.
     stages = [
-        utils.Stage("weak augmentation", 4, train_x, train_y, weak_augmentation),
-        utils.Stage("strong augmentation", 30 if mix else 57, train_x, train_y, strong_augmentation),
-        utils.Stage("weak augmentation", 14, train_x, train_y, weak_augmentation),
+        utils.Stage("strong augmentation", 3, mixed_x, mixed_y, strong_augmentation),
+        utils.Stage("weak augmentation", 1, train_x, train_y, weak_augmentation),
     ]
-    if mix:
-        stages.insert(1, utils.Stage("SYNTHETIC images added", 27, mixed_x, mixed_y, strong_augmentation))
+    if args.weights == "random":  # strongly changed images teach a network little that knows nothing
+        stages.insert(0, utils.Stage("weak augmentation", 0.5, mixed_x, mixed_y, weak_augmentation))
     if not hands:  # images of your own may have no wall to replace: weak augmentation in all epochs
-        stages = stages[:1]
-    phases = [(stages, args.epochs, args.learning_rate)]
+        stages = stages[-1:]
+    phases = [(stages, args.epochs, args.learning_rate, len(train_x))]
     if args.pretrain:
-        #    Hands of many people first: what the weights of `--weights synthetic` have seen.
         many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
-        pretraining = utils.Stage("SYNTHETIC images only", 1, many_x, many_y, strong_augmentation)
-        phases.insert(0, ([pretraining], 5 * args.epochs, 3e-3))
+        pretraining = [
+            utils.Stage("SYNTHETIC images, weak augmentation", 1, many_x, many_y, weak_augmentation),
+            utils.Stage("SYNTHETIC images, strong augmentation", 4, many_x, many_y, strong_augmentation),
+        ]
+        phases.insert(0, (pretraining, 20, 3e-3, len(many_x)))
     class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
-    for stages, epochs, learning_rate in phases:
-        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
+    for stages, epochs, learning_rate, images_per_epoch in phases:
+        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * curriculum.steps_per_epoch)
         model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
         run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
