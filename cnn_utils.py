@@ -97,14 +97,23 @@ def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cac
     return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold, cache_dir)
 
 
-def add_synthetic(name, x, y, dry_run=False):
-    """Append the SYNTHETIC training images of "happy" or "signs" and their labels to photographs, and say so."""
+def add_synthetic(name, x, y, dry_run=False, copies=1):
+    """Append the SYNTHETIC training images of "happy" or "signs" to the images of a set, and say so.
+
+    Args:
+        name: "happy" or "signs".
+        x, y: uint8 array (m, 64, 64, 3) and labels (m,).
+        dry_run: bool, only a few SYNTHETIC images.
+        copies: int, how many times the set's own images are repeated, so that they are the majority.
+
+    Returns: images and labels; the label k, beyond the k classes, stands for a SYNTHETIC image of none of them.
+    """
     (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=("train",))
     synthetic_x, synthetic_y, _ = load_h5(path, "train")
     if dry_run:
         synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
     print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} of the set (--no-mix-synthetic adds none)")
-    return np.concatenate([x, synthetic_x]), np.concatenate([y, synthetic_y])
+    return np.concatenate([x] * copies + [synthetic_x]), np.concatenate([y] * copies + [synthetic_y])
 
 
 def load_pretraining(name, class_names, dry_run=False):

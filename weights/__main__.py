@@ -61,7 +61,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     for script in [args.script] if args.script else SCRIPTS:
         output = HERE.parent / "outputs" / "weights" / script
-        options = ["--data", "synthetic", "--pretrain", "--seed", "1", "--output-dir", str(output)]
+        # After so many images, a short end with small steps is enough.
+        options = ["--data", "synthetic", "--pretrain", "--epochs", "10", "--learning-rate", "0.001", "--seed", "1"]
+        options += ["--output-dir", str(output)]
         process = subprocess.run([sys.executable, str(HERE.parent / f"{script}.py"), *options])
         if process.returncode:
             return process.returncode
