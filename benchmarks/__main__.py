@@ -131,9 +131,10 @@ def inference(args):
             output = pathlib.Path(folder, script)
             run(f"{script}.py", "--data", "synthetic", "--dry-run", "--output-dir", output)  # as fast as any model
             (case,) = measure(args.rounds, ("inference", output / "model.keras"))
-            one, batch = case["one_by_one"], case["batches"]
-            note = f"{np.median(batch):.0f} and {np.median(one):.0f} images per second"
-            yield row(f"{script}: batches of 64 / one by one", batch / one, note)
+            one, slow, batch = case["predict_on_batch"], case["predict"], case["batches"]
+            note = f"{np.median(one):.0f} and {np.median(slow):.0f} images per second"
+            yield row(f"{script}, one by one: predict_on_batch / predict", one / slow, note)
+            yield row(f"{script}: batches of 64 / one by one", batch / one, f"{np.median(batch):.0f} images per second")
             commands = ("-c", "import tensorflow"), (f"{script}.py", "--predict", image, "--output-dir", output)
             bare, answer = np.array([[run(*command)[1] for command in commands] for _ in range(args.rounds)]).T
             yield row(f"{script} --predict / importing TensorFlow", answer / bare, f"{np.median(answer):.1f} s")
