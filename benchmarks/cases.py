@@ -142,12 +142,14 @@ def resnet(seed, setup):
         start_tensorflow(seed, supports_bfloat16(), rewrite_graph=False)
     import keras
 
-    from resnet_utils import ResNet50
+    import resnet_utils
     from support.fused_adam import Adam
 
-    model, optimizer = ResNet50(), Adam if setup == "script" else keras.optimizers.Adam
+    if setup == "defaults":
+        Adam, resnet_utils.BatchNormalization = keras.optimizers.Adam, keras.layers.BatchNormalization
+    model = resnet_utils.ResNet50()
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 900, warmup_steps=100, warmup_target=1e-3)
-    model.compile(optimizer(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+    model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
     return time_steps(model, seed, build=setup == "script")
 
 
