@@ -30,7 +30,7 @@ def strong_augmentation(images, seed):
 
 
 def parse_args():
-    defaults = {"epochs": 38, "batch_size": 32, "learning_rate": 1e-3, "weights": ("random", "imagenet")}
+    defaults = {"epochs": 26, "batch_size": 32, "learning_rate": 2e-3, "weights": ("random", "imagenet")}
     parser = cli.ScriptParser(__doc__, "signs_resnet50", **defaults)
     blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
     add = parser.add_argument
@@ -54,10 +54,10 @@ def main():
     import cnn_utils as utils
     from resnet_utils import ResNet50
     from support.fused_adam import Adam  # Keras's formula, in fewer operations
-    from support.pretrained import load_pretrained, set_trainable
+    from support.pretrained import set_trainable
 
-    if args.predict or args.export:
-        return use_trained_model(args)
+    if args.predict or args.export:  # step 7, with a model that is trained already
+        return utils.predict_or_export(args, "signs_resnet50", utils.SIGNS_CLASSES, network="ResNet50")
 
     # 2. Load the training and test sets.
     data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
@@ -76,7 +76,7 @@ def main():
     # 4. Build the model, print its summary.
     model = ResNet50(classes=len(data.class_names), identity_blocks=args.identity_blocks)
     if args.weights != "random":
-        load_pretrained(model, args.weights)
+        utils.load_pretrained(model, args.weights)
     model.summary()
     run = utils.Run("signs_resnet50", args, data, device)  # after --weights, which may be refused
     if run.finished:
@@ -85,20 +85,25 @@ def main():
 
     # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
     stages = [
-        utils.Stage("strong augmentation", 14 if mix else 28, train_x, train_y, strong_augmentation),
-        utils.Stage("weak augmentation", 10, train_x, train_y, weak_augmentation),
+        utils.Stage("strong augmentation", 9 if mix else 18, train_x, train_y, strong_augmentation),
+        utils.Stage("weak augmentation", 8, train_x, train_y, weak_augmentation),
     ]
     if mix:
-        stages.insert(0, utils.Stage("SYNTHETIC images added", 14, mixed_x, mixed_y, strong_augmentation))
-    phases = [(args.epochs, args.learning_rate)]
+        stages.insert(0, utils.Stage("SYNTHETIC images added", 9, mixed_x, mixed_y, strong_augmentation))
+    phases = [(stages, args.epochs, args.learning_rate, len(train_x))]
+    if args.pretrain:
+        many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
+        pretraining = [utils.Stage("SYNTHETIC images only", 1, many_x, many_y, strong_augmentation)]
+        phases.insert(0, (pretraining, 2, args.learning_rate, len(many_x)))
     if args.weights != "random":
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
         alone = max(1, args.epochs // 5)
-        phases = [(alone, args.learning_rate), (args.epochs - alone, args.learning_rate / 10)]
+        rates = args.learning_rate, args.learning_rate / 10
+        phases = [(stages, n, rate, len(train_x)) for n, rate in zip((alone, args.epochs - alone), rates)]
     class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
-    for epochs, learning_rate in phases:
-        set_trainable(model, head_only=(epochs, learning_rate) != phases[-1])
-        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
+    for number, (stages, epochs, learning_rate, images_per_epoch) in enumerate(phases):
+        set_trainable(model, head_only=args.weights != "random" and number == 0)
+        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
         #    A deep network's first steps are its roughest, so the learning rate warms up over a tenth of them.
         steps = epochs * curriculum.steps_per_epoch
         warmup = max(1, steps // 10)
@@ -115,13 +120,6 @@ def main():
     utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
     utils.plot_mistakes(data.test_x, results, data.class_names, run.folder / "mistakes.png", data.kind)
     return run.finish(model, results, train_x, synthetic=len(mixed_x) - len(train_x))
-
-
-def use_trained_model(args):
-    """7. Test the trained model on new images, or export it for other programs."""
-    import cnn_utils as utils
-
-    return utils.predict_or_export(args, "signs_resnet50", utils.SIGNS_CLASSES, network="ResNet50")
 
 
 if __name__ == "__main__":

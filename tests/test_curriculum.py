@@ -16,9 +16,9 @@ from support.curriculum import Curriculum, Stage, evaluation_dataset
 
 # The shares of the three scripts' stages, with SYNTHETIC images beside photographs and without.
 DEFAULTS = {
-    "happy_sequential": (130, [60, 70], [70]),
-    "signs_functional": (75, [4, 27, 30, 14], [4, 57, 14]),
-    "signs_resnet50": (38, [14, 14, 10], [28, 10]),
+    "happy_sequential": (60, [45, 15], [12, 36, 12]),
+    "signs_functional": (40, [16, 24], [40]),
+    "signs_resnet50": (26, [9, 9, 8], [18, 8]),
 }
 
 
