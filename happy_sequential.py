@@ -90,7 +90,8 @@ def main():
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become a column, as binary cross-entropy expects them, or one-hot rows if there are more classes.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
-    mix = args.mix_synthetic and data.class_names == utils.HAPPY_CLASSES and data.kind == "real"
+    #    SYNTHETIC faces help if they are the minority: a network that sees few photographs would learn to tell these.
+    mix = args.mix_synthetic and data.class_names == utils.HAPPY_CLASSES and data.kind == "real" and len(train_x) >= 600
     mixed_x, mixed_y = utils.add_synthetic("happy", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
     binary = len(data.class_names) == 2
     train_y, mixed_y, validation_y, test_y = (
@@ -124,7 +125,7 @@ def main():
             utils.Stage("SYNTHETIC images, weak augmentation", 1, many_x, many_y[:, 1:], weak_augmentation),
             utils.Stage("SYNTHETIC images, strong augmentation", 3, many_x, many_y[:, 1:], strong_augmentation),
         ]
-        phases.insert(0, (pretraining, max(1, args.epochs // 3), 1e-3, len(many_x)))
+        phases.insert(0, (pretraining, 20, 1e-3, len(many_x)))
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).
     losses = keras.losses
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)
