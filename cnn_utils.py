@@ -343,7 +343,8 @@ def plot_learning_curves(history, curriculum, path, kind):
     for ax, metric in zip(axes[0], ("loss", "accuracy")):
         ax.plot(epochs, history[metric], color=ACCENT, marker=marker, label="training (augmented)")
         ax.plot(epochs, history["val_" + metric], color=SECOND, marker=marker, label="validation")
-        ax.set(xlabel=f"epoch ({curriculum.examples_per_epoch:,} images each)", ylabel=metric)
+        more = ", more in pre-training" if any(name.startswith("SYNTHETIC images only") for name, *_ in stages) else ""
+        ax.set(xlabel=f"epoch ({curriculum.examples_per_epoch:,} images each{more})", ylabel=metric)
         ax.set(xlim=(0.5, epochs[-1] + 0.5), ylim=(0, None if metric == "loss" else 1.02))
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(color=GRID, linewidth=0.6)

@@ -122,8 +122,8 @@ def main():
     if args.pretrain:
         many_x, many_y = utils.load_pretraining("happy", data.class_names, args.dry_run)
         pretraining = [
-            utils.Stage("SYNTHETIC images, weak augmentation", 1, many_x, many_y[:, 1:], weak_augmentation),
-            utils.Stage("SYNTHETIC images, strong augmentation", 3, many_x, many_y[:, 1:], strong_augmentation),
+            utils.Stage("SYNTHETIC images only, weak", 1, many_x, many_y[:, 1:], weak_augmentation),
+            utils.Stage("SYNTHETIC images only, strong", 3, many_x, many_y[:, 1:], strong_augmentation),
         ]
         phases.insert(0, (pretraining, 20, 1e-3, len(many_x)))
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).

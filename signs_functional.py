@@ -110,8 +110,8 @@ def main():
     if args.pretrain:
         many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
         pretraining = [
-            utils.Stage("SYNTHETIC images, weak augmentation", 1, many_x, many_y, weak_augmentation),
-            utils.Stage("SYNTHETIC images, strong augmentation", 4, many_x, many_y, strong_augmentation),
+            utils.Stage("SYNTHETIC images only, weak", 1, many_x, many_y, weak_augmentation),
+            utils.Stage("SYNTHETIC images only, strong", 4, many_x, many_y, strong_augmentation),
         ]
         phases.insert(0, (pretraining, 20, 3e-3, len(many_x)))
     class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None

@@ -41,6 +41,7 @@ class Run:
     Attributes:
         folder: `pathlib.Path`, where the results go.
         boundaries: list of the trained stages: name, first and last epoch, counted from 1.
+        examples_per_epoch: int, the images in an epoch; pre-training may have more.
         interrupted: bool, whether Ctrl-C ended the training.
         finished: bool, whether --resume found nothing left to do.
 
