@@ -115,7 +115,7 @@ def main():
         utils.Stage("weak augmentation", 1, train_x, train_y, weak_augmentation),
     ]
     if args.weights == "random":  # strongly changed images teach a network little that knows nothing
-        stages.insert(0, utils.Stage("weak augmentation", 1, mixed_x, mixed_y, weak_augmentation))
+        stages.insert(0, utils.Stage("weak augmentation", 4, mixed_x, mixed_y, weak_augmentation))
     #    A hundred images need as many steps as five hundred.
     images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
     phases = [(stages, args.epochs, args.learning_rate, images_per_epoch)]
