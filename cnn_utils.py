@@ -119,7 +119,8 @@ def add_synthetic(name, x, y, dry_run=False, copies=1):
 def load_pretraining(name, class_names, dry_run=False):
     """Return the SYNTHETIC images for pre-training on "happy" or "signs".
 
-    Returns: x (m, 64, 64, 3) uint8, y (m, k) float32, one-hot; of images of no class, all shares are equal.
+    Returns: x (m, 64, 64, 3) uint8; y float32, (m, 1) for two classes, otherwise one-hot (m, k), with equal shares for
+        images of no class.
     Raises InputError: the SYNTHETIC images do not show these classes.
     """
     known = {"happy": HAPPY_CLASSES, "signs": SIGNS_CLASSES}[name]
@@ -130,7 +131,8 @@ def load_pretraining(name, class_names, dry_run=False):
     (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=(part,))
     x, y, _ = load_h5(path, part)
     x, y = subset_per_class(x, y, 8) if dry_run else (x, y)
-    return x, one_hot(y, len(known))
+    y = one_hot(y, len(known))
+    return x, y[:, 1:] if len(known) == 2 else y
 
 
 def find_data(name, data="auto", data_dir=None):

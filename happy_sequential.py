@@ -120,12 +120,12 @@ def main():
     images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
     phases = [(stages, args.epochs, args.learning_rate, images_per_epoch)]
     if args.pretrain:
-        many_x, many_y = utils.load_pretraining("happy", data.class_names, args.dry_run)
+        x, y = utils.load_pretraining("happy", data.class_names, args.dry_run)
         pretraining = [
-            utils.Stage("SYNTHETIC images only, weak", 1, many_x, many_y[:, 1:], weak_augmentation),
-            utils.Stage("SYNTHETIC images only, strong", 3, many_x, many_y[:, 1:], strong_augmentation),
+            utils.Stage("SYNTHETIC images only, weak", 1, x, y, weak_augmentation),
+            utils.Stage("SYNTHETIC images only, strong", 3, x, y, strong_augmentation),
         ]
-        phases.insert(0, (pretraining, 20, 1e-3, len(many_x)))
+        phases.insert(0, (pretraining, 20, 1e-3, len(x)))
     #    Label smoothing takes away the reward for full confidence (Szegedy et al., 2016, section 7).
     losses = keras.losses
     loss = (losses.BinaryCrossentropy if binary else losses.CategoricalCrossentropy)(label_smoothing=0.1)

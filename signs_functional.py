@@ -108,12 +108,12 @@ def main():
         stages = stages[-1:]
     phases = [(stages, args.epochs, args.learning_rate, len(train_x))]
     if args.pretrain:
-        many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
+        x, y = utils.load_pretraining("signs", data.class_names, args.dry_run)
         pretraining = [
-            utils.Stage("SYNTHETIC images only, weak", 1, many_x, many_y, weak_augmentation),
-            utils.Stage("SYNTHETIC images only, strong", 4, many_x, many_y, strong_augmentation),
+            utils.Stage("SYNTHETIC images only, weak", 1, x, y, weak_augmentation),
+            utils.Stage("SYNTHETIC images only, strong", 4, x, y, strong_augmentation),
         ]
-        phases.insert(0, (pretraining, 20, 3e-3, len(many_x)))
+        phases.insert(0, (pretraining, 20, 3e-3, len(x)))
     class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
     for stages, epochs, learning_rate, images_per_epoch in phases:
         curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)

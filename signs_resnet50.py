@@ -92,9 +92,9 @@ def main():
         stages.insert(0, utils.Stage("SYNTHETIC images added", 9, mixed_x, mixed_y, strong_augmentation))
     phases = [(stages, args.epochs, args.learning_rate, len(train_x))]
     if args.pretrain:
-        many_x, many_y = utils.load_pretraining("signs", data.class_names, args.dry_run)
-        pretraining = [utils.Stage("SYNTHETIC images only", 1, many_x, many_y, strong_augmentation)]
-        phases.insert(0, (pretraining, 2, args.learning_rate, len(many_x)))
+        x, y = utils.load_pretraining("signs", data.class_names, args.dry_run)
+        pretraining = [utils.Stage("SYNTHETIC images only", 1, x, y, strong_augmentation)]
+        phases.insert(0, (pretraining, 2, args.learning_rate, len(x)))
     if args.weights != "random":
         #    The new last layer first, alone: its first gradients would spoil what the other layers know.
         alone = max(1, args.epochs // 5)
