@@ -22,23 +22,27 @@ SCRIPTS = ("happy_sequential", "signs_functional")
 
 
 def copy_model(model, path):
-    """Copy a `.keras` file with float16 weights and without times, so that the same weights give the same file."""
+    """Copy a `.keras` file without the optimizer and the times, with float16 weights: small, and the same each time."""
     with zipfile.ZipFile(model) as source, atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
         for name in source.namelist():
             content = source.read(name)
             if name == "metadata.json":
                 content = json.dumps({"keras_version": json.loads(content)["keras_version"]})
+            elif name == "config.json":
+                content = json.dumps({**json.loads(content), "compile_config": None})
             elif name == "model.weights.h5":
                 content = _as_float16(content)
             target.writestr(zipfile.ZipInfo(name), content)
 
 
 def _as_float16(content):
-    """Return an HDF5 file, bytes, with all its arrays in float16: half the size, and Keras reads them as float32."""
+    """Return a file of weights, bytes, without the optimizer and with float16 arrays, which Keras reads as float32."""
     half = io.BytesIO()
     with h5py.File(io.BytesIO(content), "r") as source, h5py.File(half, "w") as target:
 
         def copy(name, item):
+            if name.startswith("optimizer"):
+                return
             if isinstance(item, h5py.Dataset):
                 target[name] = item[()].astype(np.float16)
             else:
