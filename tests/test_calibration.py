@@ -28,7 +28,11 @@ def images():
 @pytest.fixture(params=[happy_sequential, signs_functional], ids=lambda script: script.__name__)
 def model(request):
     keras.utils.set_random_seed(1)
-    return request.param.build_model()
+    model = request.param.build_model()
+    # The features of an untrained network hardly differ between images of noise; large weights make answers of them.
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([100 * kernel, bias])
+    return model
 
 
 def miscalibrated(temperature, count=4000, classes=4):
