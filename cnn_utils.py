@@ -35,7 +35,7 @@ DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
 HAPPY_CLASSES = ("not smiling", "smiling")
 SIGNS_CLASSES = ("0", "1", "2", "3", "4", "5")
 
-# SYNTHETIC sets that also show none of the classes, so that a network learns when to be unsure.
+# SYNTHETIC sets that also have images of none of the classes, so that a network learns when to be unsure.
 WITH_OTHERS = {"signs": "signs_and_others"}
 
 
@@ -84,7 +84,7 @@ def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cac
         data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
         dry_run: bool, only a few images of each class.
         fold: "I/K": test on fold I of K of the training set and train on the others; the test set is not used.
-        cache_dir: folder for the decoded images of a folder of your own; None: none is kept.
+        cache_dir: folder for the decoded images of a folder of your own; None: they are not kept.
 
     Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
     Raises InputError: a file is missing or not what it should be.
@@ -104,7 +104,7 @@ def add_synthetic(name, x, y, dry_run=False, copies=1):
         name: "happy" or "signs".
         x, y: uint8 array (m, 64, 64, 3) and labels (m,).
         dry_run: bool, only a few SYNTHETIC images.
-        copies: int, how many times the set's own images are repeated, so that they are the majority.
+        copies: int, how many times each of the set's own images is used, so that they are the majority.
 
     Returns: images and labels; the label k, beyond the k classes, stands for a SYNTHETIC image of none of them.
     """
@@ -227,7 +227,7 @@ def one_hot(y, classes):
 
 
 def class_weights(y, class_names):
-    """Weigh the classes in the loss so that each counts the same, if their sizes differ much, and say so.
+    """Weight the classes in the loss so that each counts the same, if their sizes differ a lot, and say so.
 
     The weight of a class is m / (k * its images), as in scikit-learn's "balanced".
 
@@ -335,7 +335,7 @@ def plot_learning_curves(history, curriculum, path, kind):
 
     Args:
         history: dict of lists, as `model.fit(...).history`.
-        curriculum: what has its `boundaries` and `examples_per_epoch`: the `Run`, or a `Curriculum`.
+        curriculum: the `Run` or a `Curriculum`, for its `boundaries` and `examples_per_epoch`.
         path, kind: see `plot_examples`.
     """
     figure, axes = new_figure(9, 4.2, 1, 2)

@@ -22,7 +22,7 @@ def build_model(classes=2):
     model = Sequential(name="happy_sequential")
     model.add(layers.Input((64, 64, 3), name="pixels"))
     model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
-    # Height and width are halved four times, from 64 to 4. The smaller maps leave time for a second convolution,
+    # Height and width are halved four times, from 64 to 4. The smaller maps are cheap enough for a second convolution,
     # which combines what the first one found; the last one sees eyes and mouth at once.
     for name, filters, pool in (
         ("1", 16, True), ("2", 32, True), ("3a", 64, False), ("3b", 64, True),
@@ -36,7 +36,7 @@ def build_model(classes=2):
         # With so few steps per epoch, Keras's momentum of 0.99 would lag behind.
         model.add(BatchNormalization(axis=3, momentum=0.9, name=f"bn{name}"))
         model.add(layers.ReLU(name=f"relu{name}"))
-    # The mean of each map: a smile counts wherever it is, in a portrait and in a photo from farther away.
+    # With the mean of each map, a smile counts wherever it is, in a portrait or in a photo from farther away.
     model.add(layers.GlobalAveragePooling2D(name="pool_all"))
     model.add(layers.Dropout(0.3, name="dropout"))
     if classes == 2:
@@ -90,7 +90,7 @@ def main():
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become a column, as binary cross-entropy expects them, or one-hot rows if there are more classes.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
-    #    SYNTHETIC faces help if they are the minority: a network that sees few photographs would learn to tell these.
+    #    SYNTHETIC faces help only beside at least as many photographs; beside few, they make the network worse.
     mix = args.mix_synthetic and data.class_names == utils.HAPPY_CLASSES and data.kind == "real" and len(train_x) >= 600
     mixed_x, mixed_y = utils.add_synthetic("happy", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
     binary = len(data.class_names) == 2
@@ -101,7 +101,7 @@ def main():
     utils.print_shapes("To train on", train_x=train_x, train_y=train_y, mixed_x=mixed_x, mixed_y=mixed_y)
     utils.print_shapes("To validate on", validation_x=validation_x, validation_y=validation_y)
 
-    # 4. Build the model, with weights from SYNTHETIC faces if it is not to start from nothing; print its summary.
+    # 4. Build the model, load its weights unless they are to be random, print its summary.
     model = build_model(len(data.class_names))
     if args.weights != "random":
         utils.load_pretrained(model, args.weights)
@@ -109,12 +109,12 @@ def main():
 
     # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
     #    Strong augmentation stands in for people and light that a few hundred photographs do not show; at the end,
-    #    with small steps, the set's own images have to be right. The numbers are shares of the training.
+    #    small steps fit the network to the set's own images. The numbers are shares of the training.
     stages = [
         utils.Stage("strong augmentation", 3, mixed_x, mixed_y, strong_augmentation),
         utils.Stage("weak augmentation", 1, train_x, train_y, weak_augmentation),
     ]
-    if args.weights == "random":  # strongly changed images teach a network little that knows nothing
+    if args.weights == "random":  # strongly changed images teach an untrained network little
         stages.insert(0, utils.Stage("weak augmentation", 4, mixed_x, mixed_y, weak_augmentation))
     #    A hundred images need as many steps as five hundred.
     images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))

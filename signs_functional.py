@@ -90,7 +90,7 @@ def main():
     utils.print_shapes("To train on", train_x=train_x, train_y=train_y, mixed_x=mixed_x, mixed_y=mixed_y)
     utils.print_shapes("To validate on", validation_x=validation_x, validation_y=validation_y)
 
-    # 4. Build the model, with weights from SYNTHETIC hands if it is not to start from nothing; print its summary.
+    # 4. Build the model, load its weights unless they are to be random, print its summary.
     model = build_model(len(data.class_names))
     if args.weights != "random":
         utils.load_pretrained(model, args.weights)
@@ -121,8 +121,8 @@ def main():
         model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
         run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
     if hands and args.weights != "random":
-        #    A quarter of the weights from SYNTHETIC hands keeps what the photographs do not show (Wortsman et al.,
-        #    "Robust Fine-Tuning of Zero-Shot Models", 2022, section 3).
+        #    A quarter of the initial weights keeps what the photographs do not show (Wortsman et al., "Robust
+        #    Fine-Tuning of Zero-Shot Models", 2022, section 3).
         model.set_weights([0.25 * before + 0.75 * after for before, after in zip(initial, model.get_weights())])
     run.save_model(model, train_x, validation_x, validation_y)
 

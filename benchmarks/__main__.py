@@ -3,9 +3,9 @@
     python -m benchmarks --data-dir FOLDER                  everything: about an hour on two cores
     python -m benchmarks --data-dir FOLDER signs resnet     only these parts
 
-FOLDER holds train_signs.h5 and test_signs.h5; strangers also needs --other-dir. Most figures are ratios of two runs
-made one after the other, in alternating order, so that other load on the machine affects both. The comparison with
-PyTorch needs `pip install torch==2.13.0` and is left out without it.
+FOLDER holds train_signs.h5 and test_signs.h5; the part "strangers" also needs --other-dir. Most figures are ratios of
+two runs made one after the other, in alternating order, so that other load on the machine affects both. The comparison
+with PyTorch needs `pip install torch==2.13.0` and is left out without it.
 """
 
 import argparse
@@ -80,9 +80,9 @@ def signs(args):
 
 
 def strangers(args):
-    """Test signs_functional.py on other hands (--other-dir), in other conditions, and by how sure it is."""
+    """Test signs_functional.py on other people's hands (--other-dir), in other conditions, and by its confidence."""
     if args.other_dir is None:
-        expected = "strangers needs --other-dir, a folder with the test_signs.h5 of other people's hands"
+        expected = "strangers needs --other-dir, a folder with a test_signs.h5 of other people's hands"
         raise InputError(f"{expected}. Received: no folder")
     (case,) = measure(args.rounds, ("strangers", args.data_dir, args.other_dir))
     percent = {name: 100 * values for name, values in case.items()}

@@ -1,7 +1,7 @@
 """Images decoded once and kept on disk, so that neither the next epoch nor the next run decodes large photos again.
 
 A cache is one .npy file of records: pixels, and a key of the file that they come from. The key changes with the size
-and the modification time of that file, so only what has changed is decoded anew.
+and the modification time of that file, so only what has changed is decoded again.
 """
 
 import concurrent.futures
@@ -17,10 +17,10 @@ from datasets.images import IMAGE_SHAPE
 from support.errors import InputError
 from support.files import atomic_write
 
-# A part of every key; another number makes all caches obsolete, as a change of `read_image` requires.
+# A part of every key: increase it when `read_image` changes, and all caches become obsolete.
 VERSION = 1
 RECORD = np.dtype([("key", "V16"), ("readable", np.bool_), ("pixels", np.uint8, IMAGE_SHAPE)])
-# Records that are read or waited for at once: 12 MB.
+# The number of records that are read or waited for at once: 12 MB.
 CHUNK = 1024
 
 
@@ -57,7 +57,7 @@ class Cache:
 
 
 def read_all(paths, read, cache_path=None):
-    """Read every image once, by threads, and keep it.
+    """Read every image once, in threads, and keep it.
 
     Args:
         paths: the m image files.
@@ -73,7 +73,7 @@ def read_all(paths, read, cache_path=None):
         with contextlib.suppress(OSError, ValueError):
             old = Cache(cache_path)
     if old is not None and old.unreadable.union(old.rows).issuperset(keys):
-        # Read again, because the error is not kept, and it may have passed.
+        # Read again, because errors are not kept, and these may be gone.
         faults = [None if key in old.rows else _attempt(read, path)[1] for path, key in zip(paths, keys)]
         if all(key in old.rows or fault for key, fault in zip(keys, faults)):
             return old, _rows(old, keys), faults
@@ -113,7 +113,7 @@ def _write(path, paths, keys, read, old):
 
 
 def _in_order(paths, function):
-    """Yield `function(number)` for each path, computed by threads, with a progress bar."""
+    """Yield `function(number)` for each path, computed in threads, with a progress bar."""
     # Threads, because Pillow releases Python's lock while it decodes.
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
@@ -134,7 +134,7 @@ def _attempt(read, path):
 
 
 def _key(path):
-    """Return 16 bytes that change when another image may be in the file."""
+    """Return 16 bytes that change when the file may hold another image."""
     try:
         status = os.stat(path)
         changed = f"{status.st_size} {status.st_mtime_ns}"

@@ -119,7 +119,7 @@ def load_folder(folder, fold=None, cache_dir=None):
     Args:
         folder: has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
         fold: "I/K": test on fold I of K, of the images in `train` or, without it, of all images.
-        cache_dir: folder outside `folder` for the decoded images; None: they are decoded whenever they are needed.
+        cache_dir: folder outside `folder` for the decoded images; None: they are decoded each time they are needed.
 
     Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
     Raises InputError: fewer than two classes, too few images of one, or a class in `test` that `train` lacks.

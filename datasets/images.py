@@ -14,18 +14,18 @@ from support.errors import InputError, require
 # Height, width and channels of the images that the networks take.
 IMAGE_SHAPE = (64, 64, 3)
 
-# Hands and faces are found in a copy of at most so many pixels in width and height.
+# Hands and faces are found in a copy that is at most this many pixels wide and high.
 OVERVIEW = 400
 
 
 class Photo(NamedTuple):
-    """An image as the network sees it, and where that is in the whole image; from `read_photo`."""
+    """What the network sees of an image, and where that is in the whole image; from `read_photo`."""
 
     pixels: np.ndarray  # uint8 (size, size, 3), RGB
     overview: np.ndarray  # the whole image, uint8 (height, width, 3), RGB, at most OVERVIEW pixels wide and high
     scale: float  # pixels of the overview for each pixel of the upright image
     box: tuple  # left, top, right and bottom of what the network sees, in pixels of the upright image
-    found: bool  # whether that is where the subject was found
+    found: bool  # whether the subject was found there
 
 
 def read_image(path, size, crop="center"):
@@ -45,7 +45,7 @@ def read_image(path, size, crop="center"):
 
 
 def read_photo(path, size, crop="auto", find=None):
-    """Read an image file as `read_image` does, and show which part of it that is; return a `Photo`.
+    """Read an image file as `read_image` does; return a `Photo`, which also has the part that was used.
 
     Args:
         path, size, crop: as for `read_image`. "auto" crops to what `find` finds, and to the middle otherwise.

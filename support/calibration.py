@@ -104,7 +104,7 @@ def reliability(probabilities, labels):
 
 
 def wrong_predictions(results):
-    """Return the indices (n,) of what is wrong in a dict from `cnn_utils.evaluate`, the most confident first."""
+    """Return the indices (n,) of the mistakes in a dict from `cnn_utils.evaluate`, the most confident first."""
     wrong = np.flatnonzero(results["labels"] != results["predictions"])
     return wrong[np.argsort(-results["probabilities"][wrong].max(axis=1), kind="stable")]
 

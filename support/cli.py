@@ -11,14 +11,14 @@ from support.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What --weights offers beside files; no script has all of it.
+# What --weights offers beside files; each script offers some of these.
 WEIGHTS_HELP = {
     "synthetic": "synthetic, which come with the project and were trained on SYNTHETIC images alone",
-    "random": "random, to start from nothing",
+    "random": "random, to start untrained",
     "imagenet": "imagenet, which Keras downloads once (94 MB)",
 }
 
-# One epoch for each stage of the longest curriculum, so that a dry run goes through all of them.
+# Enough epochs for every stage of every script, so that a dry run goes through all of them.
 DRY_RUN_EPOCHS = 4
 
 
@@ -116,7 +116,7 @@ class ScriptParser(argparse.ArgumentParser):
         add("--pretrain", action=yes_or_no,
             help=f"train on many SYNTHETIC images first, from random weights (default: {'yes' if pretrain else 'no'})")
         add("--epochs", type=integer(1), default=epochs, metavar="N",
-            help=f"number of epochs, without pre-training; an epoch is as many images as there are to train on "
+            help=f"number of epochs, not counting pre-training; an epoch is as many images as there are to train on "
                  f"(happy_sequential.py: at least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
         add("--batch-size", type=integer(1), default=batch_size, metavar="N",
             help=f"images per training step (default: {batch_size})")
@@ -125,11 +125,11 @@ class ScriptParser(argparse.ArgumentParser):
         add("--seed", type=integer(0, 2**32 - 1), default=1, metavar="N",
             help="fixes the split, the order, the augmentation and the initial weights (default: 1)")
         add("--mix-synthetic", action=yes_or_no, default=True,
-            help="add SYNTHETIC images to the photographs in one stage of the training (default: yes)")
+            help="add SYNTHETIC images to the photographs for a part of the training or all of it (default: yes)")
         add("--rendered", dest="mix_synthetic", action=yes_or_no, help=argparse.SUPPRESS)  # its former name
         add("--class-weights", action=yes_or_no, default=True,
-            help="let a rare class count for more in the loss, if the largest class has more than 1.5 times the images "
-                 "of the smallest (default: yes)")
+            help="let a rare class count for more in the loss, if the largest class has more than 1.5 times as many "
+                 "images as the smallest (default: yes)")
         add("--mixed-precision", action=yes_or_no, default=bfloat16,
             help="compute in 16 bits (bfloat16) with 32-bit weights "
                  f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
@@ -138,12 +138,12 @@ class ScriptParser(argparse.ArgumentParser):
         add("--folds", type=integer(1, 1000), default=1, metavar="K",
             help="cross-validation, for small sets: split the training set, or all images of a folder without a test "
                  "set, into K parts with equal shares of each class; K runs test on one part each and train on the "
-                 "others; print a table, mean and intervals. A test set is not used")
+                 "others; print a table, the mean and intervals. The test set is not used")
         add("--fold", type=fold, metavar="I/K", help="only run I of the K runs of --folds")
         add("--resume", action="store_true", help="continue an interrupted or killed run that had the same settings")
         add("--deterministic", action=yes_or_no, default=None,
             help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
-                 "nobody has measured what it costs)")
+                 "it makes some operations slower)")
         add("--dry-run", action="store_true",
             help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
@@ -163,7 +163,7 @@ class ScriptParser(argparse.ArgumentParser):
                  "runs it in a browser")
         add = trained.add_argument
         add("--crop", type=crop, default="auto", metavar="{auto,center,stretch,X,Y,SIZE}",
-            help="the part of an image to use: a square around the hand or the face, if there is one to be found; the "
+            help="the part of an image to use: a square around the hand or the face, if one is found; the "
                  "largest square in the middle; all of it, squeezed into a square; or a square given in pixels "
                  "(default: auto; for classes of your own, that is the middle)")
         add("--tta", action="store_true", help="average the predictions for ten crops of each image")

@@ -1,7 +1,7 @@
 """Find the hand or the face in a photograph, so that the network sees it as large as in the training images.
 
 The functions take a uint8 array (height, width, 3), RGB, of a few hundred pixels, and return the square to crop to as
-(x, y, side): its centre and side in pixels, maybe reaching beyond the image. None: there is none to be found.
+(x, y, side): its centre and side in pixels. It may reach beyond the image. None: nothing was found.
 """
 
 import functools
@@ -19,8 +19,8 @@ SUBJECTS = {"happy_sequential": "face", "signs_functional": "hand", "signs_resne
 # Side of the square, relative to the longer side of the hand. In the SIGNS photographs the median is 1 / 0.74.
 HAND_MARGIN = 1.3
 
-# Side of the square, relative to that of the face as OpenCV sees it, from the eyebrows to the chin: between portraits
-# that are all face (1.2, GENKI-4K) and those with shoulders (2.2, Happy House and the SYNTHETIC faces).
+# Side of the square, relative to that of the face as OpenCV sees it, from the eyebrows to the chin: between close
+# portraits (1.2, GENKI-4K) and those with shoulders (2.2, Happy House).
 FACE_MARGIN = 1.7
 
 # The second one finds some of the faces that the first one misses.
@@ -59,7 +59,7 @@ def find_hand(image):
     sizes = np.bincount(parts[red])
     hand = parts == sizes.argmax()
     border = np.concatenate([hand[0], hand[-1], hand[:, 0], hand[:, -1]])
-    # A hand is clearly redder than the wall and in one piece. What fills a third of the border is a wall.
+    # A hand is in one piece and clearly redder than the wall. What fills a third of the border is a wall itself.
     if skin - wall < 0.2 or sizes.max() < 0.6 * red.sum() or border.mean() > 0.3 or not 0.005 < hand.mean() < 0.65:
         return None
     top_left, bottom_right = _without_arm(ndimage.binary_fill_holes(hand))
@@ -86,8 +86,8 @@ def _without_arm(hand):
     depth = ndimage.distance_transform_edt(np.pad(hand, 1))[1:-1, 1:-1][hand]  # of each point, from the outline
     points = np.argwhere(hand)
     at_border = (points == 0).any(axis=1) | (points == np.subtract(hand.shape, 1)).any(axis=1)
-    # The middle of the palm is about the deepest point, but a thick forearm is as deep: of these, the farthest from
-    # where the arm enters the image.
+    # The deepest points lie in the middle of the palm, but also in a thick forearm: take the one farthest from where
+    # the arm enters the image.
     from_border = _distance(points, points[at_border].mean(axis=0)) if at_border.any() else depth
     palm = np.where(depth > 0.8 * depth.max(), from_border, 0).argmax()
     palm = np.where(_distance(points, points[palm]) < depth[palm], depth, 0).argmax()

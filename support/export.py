@@ -1,7 +1,7 @@
 """Trained networks for other programs: ONNX, TensorFlow's SavedModel, LiteRT for phones, a page for browsers.
 
-An exported network takes float32 images (batch, 64, 64, 3), RGB, 0-255; it normalises them itself. Beside the LiteRT
-model, there is one that computes in 8-bit integers, with its accuracy on the test set.
+An exported network takes float32 images (batch, 64, 64, 3), RGB, 0-255; it normalises them itself. For LiteRT, a second
+model computes in 8-bit integers; its accuracy on the test set is printed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from support.startup import quiet_startup
 from support.web import render_live_page
 
 INT8_FILE = "model_int8.tflite"
-# Their activations show which range of numbers each layer's 8 bits have to cover.
+# Their activations show which range of numbers the 8 bits of each layer have to cover.
 CALIBRATION_IMAGES = 200
 
 # The largest difference between probabilities that other kernels, which add in another order, may cause.
@@ -70,7 +70,7 @@ FORMATS = {
 def export_model(model, formats, output_dir, metadata=None, data=None):
     """Export a model, load each result in its own runtime and compare the outputs.
 
-    With "litert", `model_int8.tflite` is written as well, if there is data to choose its ranges by.
+    With "litert", `model_int8.tflite` is written as well, if there are images to choose its ranges by.
 
     Args:
         model: trained Keras model, float32.
@@ -118,7 +118,7 @@ def export_int8(model, data, path):
     """Export a model for LiteRT with weights and activations in 8 bits, and compare its answers on the test set.
 
     Its inputs and outputs stay float32, so it takes the place of the float32 model. The accuracy is printed, not
-    judged: what it may cost depends on the use.
+    judged, because how much of it may be lost depends on the use.
 
     Args:
         model: trained Keras model, float32.

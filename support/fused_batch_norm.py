@@ -6,16 +6,16 @@ import keras
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` (Ioffe and Szegedy, 2015), for images with the channels last, on TensorFlow.
 
-    The statistics are float32 in mixed precision as well. What the operation cannot do (masks, other axes, statistics
-    over several devices) or does slowly, and other backends, are left to Keras. Models are saved with Keras's own
-    layer in its place.
+    The statistics are float32 in mixed precision as well. Keras does what the operation cannot do (masks, other axes,
+    statistics over several devices) or does slowly, and serves other backends. Saved models have Keras's own layer in
+    its place.
     """
 
     __module__ = "keras.layers"
 
     def call(self, inputs, training=None, mask=None):
         plain = self.scale and self.center and not (self.renorm or self.synchronized or mask is not None)
-        # oneDNN, which computes it on CPUs, takes sixteen channels at a time, and is slower than Keras with a rest.
+        # On CPUs, oneDNN takes sixteen channels at a time; if some are left over, it is slower than Keras.
         images = len(inputs.shape) == 4 and self.axis in (3, -1) and inputs.shape[-1] % 16 == 0
         if not (plain and images and keras.config.backend() == "tensorflow"):
             return super().call(inputs, training=training, mask=mask)

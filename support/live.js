@@ -60,7 +60,7 @@ function clear() {
   announce("");
 }
 
-// Return a function that calls `act` with a value once it has been given that value, and no other, for a while.
+// Return a function that calls `act` with a value once it has been given that value alone for a while.
 function whenSteady(milliseconds, act) {
   let acted, latest, timer;
   return (value) => {
@@ -95,7 +95,7 @@ const REFUSALS = {
 async function startCamera() {
   complain("");
   if (!navigator.mediaDevices?.getUserMedia) {
-    complain("This browser gives the page no camera: it must be a file, or come from https or 127.0.0.1. Choose an image.");
+    complain("The browser gives the page no camera: a page must be a file or come from https or 127.0.0.1. Choose an image.");
     return;
   }
   try {
@@ -113,7 +113,7 @@ async function startCamera() {
     stopCamera();
     complain("The camera was disconnected.");
   };
-  // A camera on the back of a phone shows the world, not a mirror.
+  // The camera on the back of a phone shows the world, so it is not mirrored.
   const mirrored = track.getSettings().facingMode !== "environment";
   video.classList.toggle("mirrored", mirrored);
   display(video);
@@ -146,7 +146,7 @@ function display(shown) {
 async function openImage(image) {
   complain("");
   try {
-    // The colours as they stand in the file, as the command line reads them.
+    // The colours as they are in the file, because the command line reads them so.
     const bitmap = await createImageBitmap(image, { colorSpaceConversion: "none" });
     if (stream) stopCamera();
     const { width, height } = bitmap, side = Math.min(width, height);

@@ -14,7 +14,7 @@ function decodeFloat16(bits) {
 const decodeBytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
 const float16Array = (base64) => Float32Array.from(new Uint16Array(decodeBytes(base64)), decodeFloat16);
 
-// Kernels stand in one row, biases and other vectors in another; each step of the network takes its own from them.
+// Kernels are in one array, biases and other vectors in another; each step of the network takes its own from them.
 const kernels = { all: float16Array(model.kernels), taken: 0 };
 const vectors = { all: new Float32Array(decodeBytes(model.vectors)), taken: 0 };
 for (const step of model.steps) {
@@ -174,7 +174,7 @@ function distanceToTraining(features) {
 function classify(pixels) {
   let x = { height: SIZE, width: SIZE, channels: 3, data: Float32Array.from(pixels) }, features;
   for (const step of model.steps) {
-    if (step.type === "dense") features = x.data; // in the end, what the last dense layer gets
+    if (step.type === "dense") features = x.data; // the last dense layer's input remains
     x = STEPS[step.type](x, step);
   }
   const probabilities = x.data.length === 1 ? [1 - x.data[0], x.data[0]] : Array.from(x.data);

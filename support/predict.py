@@ -27,10 +27,10 @@ from support.trained_model import load_trained_model
 # Predictions with a lower probability are "not sure": more than three in ten of them would be wrong.
 CONFIDENCE = 0.7
 
-# So many images are printed and drawn one by one.
+# Up to this many images are printed and drawn one by one.
 FEW = 24
 
-# So many images are read and classified at a time.
+# This many images are read and classified at a time.
 BATCH = 64
 
 # Columns of the table: the edges of what the model saw, in pixels of the upright image.
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     path: pathlib.Path
     photo: Photo | None  # None: the file cannot be read
     probabilities: np.ndarray | None  # (k,)
-    reason: str  # not to be sure, or what is wrong with the file
+    reason: str  # why the model is not sure, or what is wrong with the file; "" if it is sure
 
 
 def predict_or_export(args, script, class_names, load_data, network=None):
@@ -56,7 +56,7 @@ def predict_or_export(args, script, class_names, load_data, network=None):
         data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
         export_model(model, args.export, args.output_dir, metadata | {"confidence": CONFIDENCE}, data)
         return 0
-    # In images of your own classes, nothing is known to look for.
+    # For classes of your own, it is not known what to look for.
     ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
     subject = SUBJECTS[script] if ours else None
     options = {"subject": subject, "crop": args.crop, "tta": args.tta, "explain": args.explain}
@@ -67,7 +67,7 @@ def predict_or_export(args, script, class_names, load_data, network=None):
 
 
 def _load_data_of_run(args, load_data, class_names):
-    """Return the `Dataset` that the options name, else that of the run; None, with a line that says so, without it."""
+    """Return the `Dataset` that the options name, else that of the run; None, after saying so, if it is missing."""
     metrics = read_json(pathlib.Path(args.output_dir) / "metrics.json") or {}
     folder, fold = args.data_dir or metrics.get("data_dir"), str(metrics.get("fold"))
     try:
@@ -111,7 +111,7 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
         tta: bool, average the probabilities over ten crops of each image.
         explain: bool, save the Grad-CAM heatmaps as well.
 
-    Returns: 0; 1 if something could not be read; 130 after Ctrl-C, with what was answered before it saved.
+    Returns: 0; 1 if something could not be read; 130 after Ctrl-C, which keeps the answers so far.
     """
     files, faults = list_images(paths)
     if not files:
@@ -147,9 +147,9 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
 
 
 def list_images(paths):
-    """Return the image files among the paths and in the folders among them, and the number of faults, which it names.
+    """Return the image files among the paths and in their folders, and the number of faults, which it prints.
 
-    Folders are searched with everything below them, in alphabetical order.
+    Folders are searched in alphabetical order, subfolders included.
     """
     files, faults = [], []
     for path in paths:
@@ -229,7 +229,7 @@ def _draw(model, metadata, answers, folder, subject, explain, quiet):
     for number, (path, photo, probabilities, reason) in answers:
         label = probabilities.argmax()
         answer = f"{metadata['classes'][label]} ({probabilities[label]:.1%})"
-        # Numbered, because two folders may hold the same name; cut, because a name has at most 255 bytes.
+        # Numbered, because two folders may have files of the same name; cut, because a name has at most 255 bytes.
         seen = folder / f"{number:02d}_{printable(path.stem).encode()[:100].decode(errors='ignore')}.png"
         with atomic_write(seen) as temporary:
             Image.fromarray(photo.pixels).save(temporary)

@@ -30,7 +30,7 @@ PIXELS = "normalise"  # the layer that maps pixels to -1..1: a network without i
 
 
 def weights_file(source, script):
-    """Return the path of the weights: "synthetic" is the script's file in weights/, another source is itself a path."""
+    """Return the path of the weights: "synthetic" is the script's file in weights/; other sources are paths."""
     folder = pathlib.Path(__file__).resolve().parents[1] / "weights"
     return folder / f"{script}.keras" if source == "synthetic" else pathlib.Path(source)
 

@@ -41,7 +41,7 @@ class Run:
     Attributes:
         folder: `pathlib.Path`, where the results go.
         boundaries: list of the trained stages: name, first and last epoch, counted from 1.
-        examples_per_epoch: int, the images in an epoch; pre-training may have more.
+        examples_per_epoch: int, the number of images in an epoch after any pre-training, whose epochs may have more.
         interrupted: bool, whether Ctrl-C ended the training.
         finished: bool, whether --resume found nothing left to do.
 
@@ -83,7 +83,7 @@ class Run:
             model: compiled Keras model.
             curriculum: `cnn_utils.Curriculum`.
             validation_data: `tf.data.Dataset` of (images, labels).
-            class_weight: as Keras's `fit` takes it, from `cnn_utils.class_weights`; the validation loss has no weights.
+            class_weight: as Keras's `fit` takes it, from `cnn_utils.class_weights`; not for the validation loss.
 
         Returns: dict of lists, the history from the first epoch on.
         Raises InputError: TensorBoard is missing, or a checkpoint cannot be read or written.
@@ -245,7 +245,7 @@ class Run:
         return INTERRUPTED if self.interrupted else 0
 
     def _save_mistakes(self, results):
-        """Save the test images that were classified wrongly as a table, in the order of the figure."""
+        """Save a table of the test images that were classified wrongly, in the order of the figure."""
         data, (labels, predictions) = self.data, (results["labels"], results["predictions"])
         names = np.arange(len(labels)) if data.test_names is None else data.test_names
         with atomic_write(self.folder / "mistakes.csv") as temporary, open(temporary, "w", newline="") as file:

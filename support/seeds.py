@@ -1,14 +1,13 @@
-"""--seeds and --folds: the same script once for each seed or each fold, and the spread of the results."""
+"""--seeds and --folds: run the script once for each seed or fold, and measure the spread of the results."""
 
 import contextlib
-import csv
 import math
 import subprocess
 import sys
 
 import numpy as np
 
-from support.files import atomic_write, read_json, write_json
+from support.files import csv_table, read_json, write_json
 
 
 def run_seeds(args):
@@ -44,9 +43,9 @@ def run_folds(args):
     _print_mean(summary)
     (low, high), right, images = summary["interval"], summary["right"], summary["images"]
     print(f"Together: {right:,} of {images:,} right, {right / images:.2%}; 95 % interval {low:.2%} to {high:.2%}")
-    with atomic_write(args.output_dir / "folds.csv") as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows([("fold", "images", "right", "accuracy", "balanced accuracy"), *rows])
-    print(f"Saved {args.output_dir / 'folds.csv'}")
+    with csv_table(args.output_dir / "folds.csv") as write_row:
+        for row in [("fold", "images", "right", "accuracy", "balanced accuracy"), *rows]:
+            write_row(row)
     write_json(summary, args.output_dir / "folds.json")
     return 0
 
@@ -96,9 +95,9 @@ def summarise(accuracies):
 
 
 def summarise_folds(metrics):
-    """Return a table row for each fold, and what `summarise` does of them with the sums over all images.
+    """Return a table row for each fold, and the dict of `summarise` with the totals over all images.
 
-    metrics: {fold: dict of its `metrics.json`}. The interval of the sums is Wilson's, of all images together.
+    metrics: {fold: dict of its `metrics.json`}. The interval of the totals is Wilson's.
     """
     from scipy.stats import binomtest
 
@@ -113,7 +112,7 @@ def summarise_folds(metrics):
 
 
 def _print_mean(summary):
-    """Print the mean and, of several runs, how far they are apart."""
+    """Print the mean and, for several runs, how far apart they are."""
     spread = ""
     if "mean_interval" in summary:
         low, high = summary["mean_interval"]

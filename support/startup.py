@@ -17,7 +17,7 @@ def quiet_startup():
     """
     import tempfile  # imported here, so that --help stays fast
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and later: what fails raises an exception
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later as well: what fails raises an exception anyway
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:

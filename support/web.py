@@ -1,7 +1,7 @@
 """The live page of `--export web`: one HTML file that runs the network in a browser, for a camera or an image.
 
-The words and the markup are in the Jinja2 template live.html beside this file, the look is in live.css, the network
-in live_network.js, and what happens on the page in live.js. The page may connect to nothing.
+The text and the markup are in the Jinja2 template live.html beside this file, the look is in live.css, the network in
+live_network.js, and what happens on the page in live.js. The page cannot connect to anything.
 """
 
 import base64
@@ -36,7 +36,7 @@ def render_live_page(model, metadata, images):
 
     Args:
         model: trained Keras model, a chain of `LAYERS` that ends in probabilities.
-        metadata: dict from `predict.load_trained_model`, with `confidence`, below which the answer is "not sure".
+        metadata: dict from `trained_model.load_trained_model`, with `confidence`, below which the answer is "not sure".
         images: float32 array (m, 64, 64, 3), RGB 0-255, for the comparison.
 
     Raises InputError: the network has other layers or is too large, or the probabilities differ.
@@ -87,7 +87,7 @@ def _steps(model):
         kind = type(layer).__name__
         if kind == "InputLayer":
             continue
-        if not isinstance(model, keras.Sequential):  # which is a chain in any case
+        if not isinstance(model, keras.Sequential):  # a Sequential model is always a chain
             if layer.input is not tensor:
                 raise _refused(f"the layer {layer.name!r} ({kind}), whose input is not the output of the one before")
             tensor = layer.output
@@ -182,7 +182,7 @@ def _render(model, metadata, network):
     folder = pathlib.Path(__file__).parent
     script = "".join((folder / name).read_text(encoding="utf-8") for name in ("live_network.js", "live.js"))
     style = (folder / "live.css").read_text(encoding="utf-8")
-    # The browser runs no other script than the one with this hash.
+    # The browser runs only the script with this hash.
     hashes = {
         name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
         for name, text in (("script", script), ("style", style))

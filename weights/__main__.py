@@ -1,6 +1,6 @@
 """Make the weights of a small network again: a training on SYNTHETIC images alone, with its script's defaults.
 
-The files are the same to the last bit on the same kind of processor; another one rounds differently.
+On the same kind of processor, the files are the same to the last bit; another kind rounds differently.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     for script in [args.script] if args.script else SCRIPTS:
         output = HERE.parent / "outputs" / "weights" / script
-        # After so many images, a short end with small steps is enough.
+        # After so much pre-training, a short fine-tuning with small steps is enough.
         options = ["--data", "synthetic", "--pretrain", "--epochs", "10", "--learning-rate", "0.001", "--seed", "1"]
         options += ["--output-dir", str(output)]
         process = subprocess.run([sys.executable, str(HERE.parent / f"{script}.py"), *options])

@@ -18,9 +18,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = {
     "happy": ("faces", "render_face", 2, {"train": (600, 101), "test": (150, 102), "pretrain": (12000, 103)}),
     "signs": ("hands", "render_hand", 6, {"train": (1080, 201), "test": (120, 202)}),
-    # The seventh label stands for a hand that shows no digit: to learn when to be unsure.
+    # The seventh label stands for a hand that shows no digit, from which a network learns when to be unsure.
     "signs_and_others": ("hands", "render_hand", 7, {"train": (1260, 203), "pretrain": (14000, 204)}),
-    # Hands that show no digit, to test that; the labels are the indices of hands.NO_DIGITS.
+    # Only hands that show no digit, to test on; the labels are the indices of hands.NO_DIGITS.
     "signs_other": ("hands", "render_no_digit", 9, {"test": (270, 205)}),
 }
 
