@@ -93,13 +93,12 @@ class ScriptParser(argparse.ArgumentParser):
         script: str, the script's name without ".py", which names the output folder.
         epochs, batch_size, learning_rate: the script's defaults.
         weights: tuple of str, what --weights offers beside a file; the first one is the default.
-        pretrain: bool, whether random weights are pre-trained by default.
     """
 
-    def __init__(self, description, script, *, epochs, batch_size, learning_rate, weights=("random",), pretrain=False):
+    def __init__(self, description, script, *, epochs, batch_size, learning_rate, weights=("random",)):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(f"{script}.py", description=description, allow_abbrev=False, formatter_class=formatter)
-        self.initial = {"weights": weights[0], "pretrain": pretrain}
+        self.default_weights = weights[0]
         bfloat16 = startup.supports_bfloat16()
         yes_or_no = argparse.BooleanOptionalAction
         # fmt: off
@@ -113,8 +112,8 @@ class ScriptParser(argparse.ArgumentParser):
         add("--weights", type=weights_source(weights), metavar=f"{{{','.join(weights)},FILE}}",
             help=f"initial weights: {'; '.join(WEIGHTS_HELP[name] for name in weights)}; or a file, .keras or "
                  f".weights.h5 (default: {weights[0]})")
-        add("--pretrain", action=yes_or_no,
-            help=f"train on many SYNTHETIC images first, from random weights (default: {'yes' if pretrain else 'no'})")
+        add("--pretrain", action="store_true",
+            help="start from random weights, and train on many SYNTHETIC images first")
         add("--epochs", type=integer(1), default=epochs, metavar="N",
             help=f"number of epochs, not counting pre-training; an epoch is as many images as there are to train on "
                  f"(happy_sequential.py: at least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
@@ -193,9 +192,7 @@ class ScriptParser(argparse.ArgumentParser):
                 f"--pretrain starts from random weights: leave --weights out. Received: --weights {args.weights}"
             )
         if args.weights is None:
-            args.weights = "random" if args.pretrain else self.initial["weights"]
-        if args.pretrain is None:
-            args.pretrain = self.initial["pretrain"] and args.weights == "random"
+            args.weights = "random" if args.pretrain else self.default_weights
         args.mixed_precision = args.mixed_precision and not (args.predict or args.export)
         return args
 

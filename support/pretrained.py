@@ -47,7 +47,8 @@ def load_pretrained(model, source):
         layers = _stored_layers(weights_file(source, model.name), model.name)
     loaded = load_weights_by_name(model, layers, source)
     last = "including the last" if model.layers[-1].name in loaded else "all but the last, which starts at random"
-    print(f"Weights: {len(loaded)} layers from {source}, {last}")
+    name = "weights/, trained on SYNTHETIC images only" if source == "synthetic" else source
+    print(f"Weights: {len(loaded)} layers from {name}, {last}")
 
 
 def load_weights_by_name(model, layers, source):

@@ -16,9 +16,9 @@ from PIL import Image
 
 from support.calibration import calibrate, plot_reliability, wrong_predictions
 from support.checkpoint import CHECKPOINT, Checkpoint, generators, read_checkpoint
-from support.errors import INTERRUPTED, InputError, printable, require
+from support.errors import INTERRUPTED, InputError, require
 from support.figures import show_figures
-from support.files import atomic_write, read_json, sha256, write_json
+from support.files import atomic_write, csv_table, read_json, sha256, write_json
 from support.ood import feature_bank, ood_threshold
 from support.output import RESULT_FILES, archive, is_finished, prepare_output_dir
 from support.pretrained import weights_file
@@ -248,15 +248,13 @@ class Run:
         """Save a table of the test images that were classified wrongly, in the order of the figure."""
         data, (labels, predictions) = self.data, (results["labels"], results["predictions"])
         names = np.arange(len(labels)) if data.test_names is None else data.test_names
-        with atomic_write(self.folder / "mistakes.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
+        with csv_table(self.folder / "mistakes.csv") as write_row:
             which = "file" if data.kind == "folder" else "index in the test set"
-            writer.writerow([which, "true class", "predicted class", *(f"probability {n}" for n in data.class_names)])
+            write_row([which, "true class", "predicted class", *(f"probability {n}" for n in data.class_names)])
             for index in wrong_predictions(results):
                 classes = data.class_names[labels[index]], data.class_names[predictions[index]]
                 probabilities = (f"{value:.6f}" for value in results["probabilities"][index])
-                writer.writerow([printable(str(names[index])), *classes, *probabilities])
-        print(f"Saved {self.folder / 'mistakes.csv'}")
+                write_row([str(names[index]), *classes, *probabilities])
 
     def _log_figures(self):
         """Add saved figures to TensorBoard's log, and say how to look at it."""
