@@ -96,7 +96,8 @@ def signs(seed, folder):
 
 def strangers(seed, folder, other):
     """Run signs_functional.py with its defaults; test its model on hands and conditions that it has not seen."""
-    from support.predict import classify, load_trained_model
+    from support.predict import classify
+    from support.trained_model import load_trained_model
 
     test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
     other_x, other_y, _ = load_h5(f"{other}/test_signs.h5", "test")
