@@ -1,32 +1,45 @@
 """Grad-CAM: which parts of an image support a class.
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017, section 3.
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017, section 3;
+each gradient stays at its position, as in HiResCAM (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for Faithful
+Explanations of Convolutional Neural Networks", 2020, section 3), because a later convolution may ask for different
+things in different places.
 """
 
 import matplotlib
 import numpy as np
 import tensorflow as tf
 from keras import Model
+from keras.layers import ReLU
 from PIL import Image
 
 
 def last_conv_layer(model):
-    """Return the index of the last layer whose output (batch, height, width, channels) has several positions.
+    """Return the index of the last layer whose output (batch, height, width, channels) shows where something is.
 
+    That is a ReLU with 4x4 positions or more, as its outputs are evidence, never negative; or, if no such layer has a
+    plain chain of layers behind it, the last one with more than one position.
     Raises ValueError: no layer has.
     """
+    coarse = None
     for index, layer in reversed(list(enumerate(model.layers))):
         shape = layer.output.shape
         if len(shape) == 4 and shape[1] * shape[2] > 1:
-            return index
-    expected = "Grad-CAM needs a layer with a four-dimensional output of more than one position"
-    raise ValueError(f"{expected}. Received: {model.name}, which has none")
+            if min(shape[1:3]) >= 4 and isinstance(layer, ReLU):
+                return index
+            coarse = index if coarse is None else coarse
+        if coarse is not None and isinstance(layer.input, list):
+            return coarse  # two paths meet here
+    if coarse is None:
+        expected = "Grad-CAM needs a layer with a four-dimensional output of more than one position"
+        raise ValueError(f"{expected}. Received: {model.name}, which has none")
+    return coarse
 
 
 def grad_cam(model, image, label):
     """Return a heatmap of the evidence for a class.
 
-    It adds up the last feature maps, weighted by the mean gradient of the class's logit, and keeps what is positive.
+    It adds up the last feature maps, weighted by the gradient of the class's logit, and keeps what is positive.
 
     Args:
         model: Keras model that is a chain of layers behind its last feature maps.
@@ -45,8 +58,7 @@ def grad_cam(model, image, label):
         logits = x @ head.kernel + head.bias
         # The logit of a single sigmoid is evidence for class 1, its negative for class 0.
         score = logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
-    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
-    heatmap = tf.nn.relu(tf.reduce_sum(weights * maps, axis=3))[0].numpy()
+    heatmap = tf.nn.relu(tf.reduce_sum(tape.gradient(score, maps) * maps, axis=3))[0].numpy()
     return heatmap / heatmap.max() if heatmap.max() > 0 else heatmap
 
 
