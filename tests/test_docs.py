@@ -99,7 +99,7 @@ def test_readme_shows_commands_that_this_test_sees():
         "python happy_sequential.py",
         "python -m pytest",
         "python -m datasets.download",
-        "python signs_functional.py --data synthetic",
+        "python happy_sequential.py --data synthetic --seeds 5",
     ):
         assert expected in found
 
