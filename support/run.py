@@ -58,7 +58,8 @@ class Run:
         settings = {key: getattr(args, key) for key in SETTINGS if hasattr(args, key)}
         if args.weights not in ("random", "imagenet"):
             path = weights_file(args.weights, script)
-            settings.update(weights=str(args.weights), weights_sha256=sha256(path))
+            name = args.weights if args.weights == "synthetic" else path.name
+            settings.update(weights=name, weights_sha256=sha256(path))
         self.config = {"script": script, "data": data.kind, "data_files": data.hashes, **settings}
         self.folder = args.output_dir
         self.finished = args.resume and is_finished(self.folder, self.config)

@@ -134,7 +134,7 @@ def test_the_command_exports_a_trained_model(tmp_path, capsys, monkeypatch):
     with zipfile.ZipFile(tmp_path / "model.keras", "a") as archive:
         archive.writestr("notes.json", json.dumps(notes))
         with archive.open("familiar.npy", "w") as file:
-            np.save(file, np.zeros((1, 2048), np.float16))
+            np.save(file, np.zeros((1, 768), np.float16))
     monkeypatch.setattr(sys, "argv", ["signs_functional.py", "--export", "saved_model", "--output-dir", str(tmp_path)])
     assert signs_functional.main() == 0
     assert "your own images of left, right" in capsys.readouterr().out

@@ -183,7 +183,7 @@ def test_a_folder_of_images_without_classes_is_refused(tmp_path, make, words):
 def test_a_script_trains_on_classes_of_your_own_and_names_them(three, tmp_path, script):
     process = run_script(script, "--dry-run", "--data-dir", three, "--output-dir", tmp_path / "out")
     assert process.returncode == 0, process.stderr
-    assert "Data: your own images" in process.stdout and "SYNTHETIC" not in process.stdout
+    assert "Data: your own images" in process.stdout and "Added" not in process.stdout
     rows = [line for line in process.stdout.splitlines() if line.startswith(("  amber", "  blue", "  crim"))]
     assert [row.split()[0] for row in rows] == ["amber", "blue", "crimson"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -62,8 +62,8 @@ def test_a_model_without_metadata_gets_the_usual_class_names(model, tmp_path):
 
 
 def test_a_missing_model_is_named_with_the_command_that_trains_it(tmp_path):
-    with pytest.raises(InputError, match="Train one first with `python signs_functional.py`"):
-        load_trained_model(tmp_path, "signs_functional", DIGITS)
+    with pytest.raises(InputError, match="Train one first with `python signs_resnet50.py`"):
+        load_trained_model(tmp_path, "signs_resnet50", DIGITS)
 
 
 def network(*layers, outputs=6, inputs=(64, 64, 3), name="signs_functional"):

@@ -17,7 +17,6 @@ from keras import layers
 from PIL import Image
 
 import cnn_utils as utils
-import happy_sequential
 import signs_functional
 from datasets.hdf5 import load_h5
 from datasets.images import read_image
@@ -27,6 +26,7 @@ from support.errors import InputError
 from support.export import export_model
 from support.ood import feature_bank, knn_distance, ood_threshold
 from support.predict import CONFIDENCE
+from support.pretrained import weights_file
 from support.web import MAX_BYTES, TOLERANCE
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
@@ -85,12 +85,16 @@ def exported(tmp_path_factory):
     @functools.cache
     def export(name):
         build, classes, data, dataset, spread = {
-            "happy": (lambda: happy_sequential.build_model(), utils.HAPPY_CLASSES, "synthetic", "happy", 2),
+            "happy": (None, utils.HAPPY_CLASSES, "synthetic", "happy", None),
             "own": (lambda: signs_functional.build_model(3), TRICKY, "folder", "signs", 1.5),
             "every layer": (lambda: every_layer(4), tuple("abcd"), "real", "signs", 1),
         }[name]
         train_x, test_x = synthetic_images(dataset)
-        model = random_model(build(), test_x, spread)
+        model = (
+            random_model(build(), test_x, spread)
+            if build
+            else keras.models.load_model(weights_file("synthetic", "happy_sequential"))
+        )
         bank = feature_bank(model, train_x[:200], seed=1)
         metadata = {"classes": list(classes), "data": data, "dry_run": False, "confidence": CONFIDENCE}
         metadata |= {"feature_bank": bank, "ood_threshold": ood_threshold(model, train_x[200:300], bank) * 0.9}
