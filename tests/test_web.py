@@ -17,6 +17,7 @@ from keras import layers
 from PIL import Image
 
 import cnn_utils as utils
+import happy_sequential
 import signs_functional
 from datasets.hdf5 import load_h5
 from datasets.images import read_image
@@ -85,7 +86,8 @@ def exported(tmp_path_factory):
     @functools.cache
     def export(name):
         build, classes, data, dataset, spread = {
-            "happy": (None, utils.HAPPY_CLASSES, "synthetic", "happy", None),
+            "happy": (lambda: happy_sequential.build_model(), utils.HAPPY_CLASSES, "synthetic", "happy", 2),
+            "trained": (None, utils.HAPPY_CLASSES, "synthetic", "happy", None),
             "own": (lambda: signs_functional.build_model(3), TRICKY, "folder", "signs", 1.5),
             "every layer": (lambda: every_layer(4), tuple("abcd"), "real", "signs", 1),
         }[name]
@@ -108,7 +110,7 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def faces(exported):
     """Return a face that makes the happy network sure of a smile, and one that makes it sure of none."""
-    _, model, metadata, images = exported("happy")
+    _, model, metadata, images = exported("trained")
     found = features(model, images)
     usual = knn_distance(found, metadata["feature_bank"]) < metadata["ood_threshold"] - 0.03
     values = np.where(usual, logits(model, found)[:, 1], 0)
@@ -145,7 +147,7 @@ def requests(exported):
         def log_message(self, *arguments):
             asked.append(self.path)
 
-    serve = functools.partial(Handler, directory=exported("happy")[0].parent)
+    serve = functools.partial(Handler, directory=exported("trained")[0].parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/", asked
@@ -252,7 +254,7 @@ def test_a_photograph_from_a_phone_is_turned_upright(exported, browser, tmp_path
 @in_browser
 def test_the_door_opens_for_a_steady_smile_and_closes_again(exported, faces, requests, browser):
     address, asked = requests
-    _, model, _, _ = exported("happy")
+    _, model, _, _ = exported("trained")
     allow_camera(browser, "granted")
     browser.open(f"{address}live.html")
     assert "SYNTHETIC" in browser.text("header")
@@ -281,7 +283,7 @@ def test_the_door_opens_for_a_steady_smile_and_closes_again(exported, faces, req
 
 @in_browser
 def test_a_short_smile_does_not_open_the_door(exported, browser):
-    browser.open(exported("happy")[0].as_uri())
+    browser.open(exported("trained")[0].as_uri())
     opened = """(async () => {
         let opened = false;
         for (let i = 0; i < 12; i++) {
@@ -337,7 +339,7 @@ def test_class_names_are_shown_as_they_are(exported, browser):
 @in_browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_nothing_is_cut_off_at_any_width(exported, browser, width):
-    browser.open(exported("happy")[0].as_uri())
+    browser.open(exported("trained")[0].as_uri())
     browser.send("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=True)
     assert browser.run("document.documentElement.scrollWidth") <= width
     browser.send("Emulation.clearDeviceMetricsOverride")
@@ -348,7 +350,7 @@ def test_nothing_is_cut_off_at_any_width(exported, browser, width):
 
 @in_browser
 def test_what_goes_wrong_is_said(exported, browser, tmp_path):
-    browser.open(exported("happy")[0].as_uri())
+    browser.open(exported("trained")[0].as_uri())
 
     def message_after(action, word):
         browser.run("complain('')")
