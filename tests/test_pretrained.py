@@ -294,3 +294,47 @@ def test_weights_that_cannot_be_used_are_refused_at_once(arguments, named):
     process = run_script("signs_resnet50", *arguments)
     assert process.returncode == 2
     assert named in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr
+
+
+# ----------------------------------------------------- the weights that come with the project
+
+SHIPPED = {"happy_sequential": ("not smiling", "smiling"), "signs_functional": ("0", "1", "2", "3", "4", "5")}
+
+
+def test_the_weights_have_the_hashes_beside_them_and_are_small():
+    lines = (ROOT / "weights" / "SHA256SUMS").read_text().splitlines()
+    listed = {name: digest for digest, name in (line.split() for line in lines)}
+    assert set(listed) == {f"{script}.keras" for script in SHIPPED}
+    for name, digest in listed.items():
+        content = (ROOT / "weights" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest and len(content) <= 2_000_000
+
+
+@pytest.mark.parametrize("script", SHIPPED)
+def test_the_weights_are_right_about_most_synthetic_test_images(script, tmp_path):
+    from datasets.hdf5 import load_h5
+    from datasets.synthetic import render_dataset
+    from support.calibration import class_probabilities
+    from support.trained_model import load_trained_model
+
+    model, metadata = load_trained_model(tmp_path, script, SHIPPED[script])
+    assert metadata["data"] == "synthetic" and tuple(metadata["classes"]) == SHIPPED[script]
+    x, y, _ = load_h5(render_dataset(script.split("_")[0])[1], "test")
+    predictions = class_probabilities(model.predict_on_batch(x.astype(np.float32))).argmax(axis=1)
+    assert (predictions == y).mean() > 0.9
+
+
+def test_a_copy_of_a_model_is_the_same_each_time_and_keeps_its_answers(tmp_path):
+    from weights.__main__ import copy_model
+
+    model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 8)), np.ones((4, 2)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    for name in ("first.keras", "second.keras"):
+        copy_model(tmp_path / "model.keras", tmp_path / name)
+    assert (tmp_path / "first.keras").read_bytes() == (tmp_path / "second.keras").read_bytes()
+    copy = keras.models.load_model(tmp_path / "first.keras")
+    assert copy.optimizer is None
+    x = np.random.default_rng(0).normal(size=(5, 8))
+    np.testing.assert_allclose(copy(x), model(x), atol=0.01)
