@@ -5,7 +5,8 @@
     python signs_functional.py --predict hand.jpg        test the trained model on a new image
     python signs_functional.py --dry-run                 check in seconds that everything works
 
-Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes; SYNTHETIC images without its files.
+Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes;
+SYNTHETIC images if its files are not there.
 """
 
 from support import cli
