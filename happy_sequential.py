@@ -114,8 +114,9 @@ def main():
         utils.Stage("strong augmentation", 3, mixed_x, mixed_y, strong_augmentation),
         utils.Stage("weak augmentation", 1, train_x, train_y, weak_augmentation),
     ]
-    if args.weights == "random" and not args.pretrain:  # strongly changed images teach an untrained network little
-        stages.insert(0, utils.Stage("weak augmentation", 4, mixed_x, mixed_y, weak_augmentation))
+    if args.weights == "random":  # strongly changed images teach an untrained network little
+        share = 1 if args.pretrain else 4
+        stages.insert(0, utils.Stage("weak augmentation", share, mixed_x, mixed_y, weak_augmentation))
     #    A hundred images need as many steps as five hundred.
     images_per_epoch = len(train_x) if args.dry_run else max(540, len(train_x))
     phases = [(stages, args.epochs, args.learning_rate, images_per_epoch)]
