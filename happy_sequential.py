@@ -72,7 +72,7 @@ def main():
         return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
-    device = cli.start_tensorflow(args)
+    device = cli.start_keras(args)
     import keras
 
     import cnn_utils as utils
@@ -142,7 +142,7 @@ def main():
         optimizer = keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.98)
         model.compile(optimizer, loss=loss, metrics=["accuracy"])
         run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
-    run.save_model(model, train_x, validation_x, validation_y)
+    model = run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)

@@ -64,7 +64,7 @@ def main():
         return cli.run_several(args)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
-    device = cli.start_tensorflow(args)
+    device = cli.start_keras(args)
     import keras
 
     import cnn_utils as utils
@@ -125,7 +125,7 @@ def main():
         #    A quarter of the initial weights keeps what the photographs do not show (Wortsman et al., "Robust
         #    Fine-Tuning of Zero-Shot Models", 2022, section 3).
         model.set_weights([0.25 * before + 0.75 * after for before, after in zip(initial, model.get_weights())])
-    run.save_model(model, train_x, validation_x, validation_y)
+    model = run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)

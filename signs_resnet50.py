@@ -48,7 +48,7 @@ def main():
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     #    Rewriting the graph of so many layers would delay the first batch by seconds and gain nothing.
-    device = cli.start_tensorflow(args, rewrite_graph=False)
+    device = cli.start_keras(args, rewrite_graph=False)
     import keras
 
     import cnn_utils as utils
@@ -112,7 +112,7 @@ def main():
         )
         model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
         run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
-    run.save_model(model, train_x, validation_x, validation_y)
+    model = run.save_model(model, train_x, validation_x, validation_y)
 
     # 6. Evaluate on the test set, plot and save the results.
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)

@@ -1,9 +1,10 @@
 """Random changes that leave the label true, for a batch of images at a time.
 
-Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor (2,), and returns float32
-images of the same shape, every image changed differently. The seed alone decides how, so several threads can augment
-batches and a run can still be repeated. Keras's own layers hold a generator, which binds them to one thread, and
-resample the image once for each change.
+Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor, and returns float32 images of
+the same shape, every image changed differently. The seed alone decides how, so several threads can augment batches and
+a run can still be repeated. It has two numbers; with two more, the position of the first image in its batch and the size
+of the batch, the images are changed as in the whole batch. Keras's own layers hold a generator, which binds them to one
+thread, and resample the image once for each change.
 """
 
 import math
@@ -26,8 +27,11 @@ def replace_background(images, seed, share):
     if not share:
         return whole
     height, width = whole.shape[1:3]
-    # The first images of the batch, whose order is random already; at least one, or TensorFlow fails.
-    batch = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(whole)[0], tf.float32)), tf.int32)
+    # The first images of the batch, whose order is random already.
+    first, total = _position(seed, whole)
+    count = tf.cast(tf.math.ceil(share * tf.cast(total, tf.float32)), tf.int32)
+    count = tf.clip_by_value(count - first, 0, tf.shape(whole)[0])
+    batch = tf.maximum(count, 1)  # of no image, TensorFlow fails to compute a quantile
     images = whole[:batch]
     uniform = _random(seed, 0)
     redness = _blur(tf.math.log((images[..., :1] + 1) / (images[..., 2:] + 1)))
@@ -43,7 +47,7 @@ def replace_background(images, seed, share):
     stains += upsample(uniform(1, [batch, 20, 20, 1], -1.7, 1.7), height, width)
     background = uniform(2, [batch, 1, 1, 3], 0, 255) + uniform(3, [batch, 1, 1, 1], 0, 40) * stains
     changed = hand * images + (1 - hand) * tf.clip_by_value(background, 0, 255)
-    return tf.concat([changed, whole[batch:]], axis=0)
+    return tf.concat([changed[:count], whole[count:]], axis=0)
 
 
 def random_affine(images, seed, *, flip=False, rotation=0.0, shift=0.0, zoom=0.0):
@@ -129,10 +133,24 @@ def upsample(pattern, height, width):
     return tf.einsum("hi,bijc,wj->bhwc", rows, pattern, columns)
 
 
+def _position(seed, images):
+    """Return the position of the first of the images in its batch, and the size of the batch, int32."""
+    return (0, tf.shape(images)[0]) if seed.shape[0] == 2 else tf.unstack(tf.cast(seed[2:], tf.int32))
+
+
 def _random(seed, function):
     """Return `uniform(key, shape, low, high)`. Another key gives other numbers, so changing one changes all runs."""
-    seed = tf.random.fold_in(seed, function)
-    return lambda key, shape, low, high: tf.random.stateless_uniform(shape, tf.random.fold_in(seed, key), low, high)
+    key_of_function = tf.random.fold_in(seed[:2], function)
+
+    def uniform(key, shape, low, high):
+        key = tf.random.fold_in(key_of_function, key)
+        if seed.shape[0] == 2:
+            return tf.random.stateless_uniform(shape, key, low, high)
+        first, total = tf.unstack(tf.cast(seed[2:], tf.int32))
+        whole = tf.random.stateless_uniform(tf.concat([[total], shape[1:]], axis=0), key, low, high)
+        return whole[first : first + shape[0]]
+
+    return uniform
 
 
 def _quantile(values, share):

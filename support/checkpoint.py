@@ -5,6 +5,7 @@ import json
 import h5py
 import keras
 
+from support import distribution
 from support.files import atomic_write
 
 CHECKPOINT = "checkpoint.weights.h5"
@@ -23,9 +24,11 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for metric, value in logs.items():
             self.history.setdefault(metric, []).append(float(value))
+        if distribution.place().process:
+            return  # process 0 saves
         # Room is checked first: HDF5 reports a full disk in many lines of its own.
         size = sum(variable.numpy().nbytes for variable in [*self.model.variables, *self.model.optimizer.variables])
-        with atomic_write(self.path, min_free_bytes=size + 1_000_000) as temporary:
+        with atomic_write(self.path, min_free_bytes=size + 1_000_000) as temporary, distribution.paused():
             self.model.save_weights(temporary)
             rng_state = [variable.numpy().tolist() for variable in generators(self.model)]
             state = {"config": self.config, "history": self.history, "rng_state": rng_state}

@@ -6,7 +6,7 @@ import math
 import pathlib
 import re
 
-from support import startup
+from support import distribution, startup
 from support.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -99,7 +99,6 @@ class ScriptParser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(f"{script}.py", description=description, allow_abbrev=False, formatter_class=formatter)
         self.default_weights = weights[0]
-        bfloat16 = startup.supports_bfloat16()
         yes_or_no = argparse.BooleanOptionalAction
         # fmt: off
         add = self.add_argument_group("data").add_argument
@@ -129,9 +128,9 @@ class ScriptParser(argparse.ArgumentParser):
         add("--class-weights", action=yes_or_no, default=True,
             help="let a rare class count for more in the loss, if the largest class has more than 1.5 times as many "
                  "images as the smallest (default: yes)")
-        add("--mixed-precision", action=yes_or_no, default=bfloat16,
-            help="compute in 16 bits (bfloat16) with 32-bit weights "
-                 f"(default: {'yes' if bfloat16 else 'no'}, on this machine)")
+        add("--mixed-precision", action=yes_or_no, default=None,
+            help="compute in 16 bits (bfloat16) with 32-bit weights (default: where it is faster; "
+                 f"{'yes' if startup.supports_bfloat16() else 'no'} with TensorFlow on this machine)")
         add("--seeds", type=integer(1, 1000), default=1, metavar="N",
             help="repeat the whole run with N seeds, starting at --seed; print mean, spread and interval")
         add("--folds", type=integer(1, 1000), default=1, metavar="K",
@@ -143,6 +142,8 @@ class ScriptParser(argparse.ArgumentParser):
         add("--deterministic", action=yes_or_no, default=None,
             help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
                  "it makes some operations slower)")
+        add("--distribute", action="store_true",
+            help="share each batch among all GPUs of this machine; for several machines see docs/distribution.md")
         add("--dry-run", action="store_true",
             help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
@@ -193,20 +194,33 @@ class ScriptParser(argparse.ArgumentParser):
             )
         if args.weights is None:
             args.weights = "random" if args.pretrain else self.default_weights
-        args.mixed_precision = args.mixed_precision and not (args.predict or args.export)
+        if args.predict or args.export:
+            args.mixed_precision = False
         return args
 
 
 def run_several(args):
     """Run the script once for each of --seeds seeds or --folds folds; see `support.seeds`."""
+    if distribution.several_processes():
+        expected = "--seeds and --folds run in one process: leave them out, or train each --seed or --fold by itself"
+        raise InputError(f"{expected}. Received: several processes")
     from support import seeds
 
     return seeds.run_folds(args) if args.folds > 1 else seeds.run_seeds(args)
 
 
-def start_tensorflow(args, rewrite_graph=True):
-    """Start TensorFlow as the options say, settle --deterministic, return the device; see `support.startup`."""
-    device, args.deterministic = startup.start_tensorflow(
+def start_keras(args, rewrite_graph=True):
+    """Start Keras as the options say, settle those that depend on the device, and return the device in words.
+
+    Models that are built from then on are distributed over several devices, if that was asked for.
+    """
+    device, args.deterministic, args.mixed_precision = startup.start_keras(
         args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph
     )
+    if args.predict or args.export:
+        return device
+    count = distribution.start(args.distribute, args.batch_size)
+    if args.distribute or count > 1:
+        print(f"Distributed over {count} device{'s' * (count > 1)}")
+    args.output_dir = distribution.output_folder(args.output_dir)
     return device

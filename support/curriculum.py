@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from support import distribution
+
 
 class Stage(NamedTuple):
     """A part of the training that draws its images from `x` and changes them with `augment`.
 
     name: str, for the learning curves. share: number, how much of the training it takes, relative to the other
     stages. x: uint8 array (m, height, width, 3), or `ImageFiles`. y: array (m, ...), labels as the loss wants
-    them. augment: function of (images (batch, height, width, 3), seed (2,) int64) that returns float32 images.
+    them. augment: function of (images (batch, height, width, 3), seed int64) that returns float32 images; for the
+    seed see `support.augmentation`.
     """
 
     name: str
@@ -31,13 +34,17 @@ class Curriculum:
     Args:
         stages: list of `Stage`. Each gets whole epochs by its share, at least one if there are enough.
         epochs: int.
-        batch_size: int; the last batch of an epoch may be smaller.
+        batch_size: int; the last batch of an epoch may be smaller, unless batches must be whole (on JAX, or shared
+            among devices): then an epoch is rounded to whole batches.
         seed: int, fixes the order and every augmentation.
         examples_per_epoch: int, the number of images in an epoch.
     """
 
     def __init__(self, stages, epochs, batch_size, seed, examples_per_epoch):
         self.stages, self.epochs, self.batch_size, self.seed = stages, epochs, batch_size, seed
+        self.place = distribution.place()
+        if distribution.whole_batches():
+            examples_per_epoch = batch_size * max(1, round(examples_per_epoch / batch_size))
         self.examples_per_epoch = examples_per_epoch
         self.steps_per_epoch = math.ceil(examples_per_epoch / batch_size)
         ends = np.rint(np.cumsum([stage.share for stage in stages]) / sum(stage.share for stage in stages) * epochs)
@@ -59,10 +66,14 @@ class Curriculum:
         return f"{self.epochs} epochs of {self.examples_per_epoch:,} images each: {'; '.join(stages)}"
 
     def batches(self, number, start_epoch=0):
-        """Yield indices (batch,) and an augmentation seed (2,), int64, for each batch of stage `number`.
+        """Yield indices (batch,) and an augmentation seed, int64, for each batch of stage `number`.
+
+        Each of several processes gets its part of the same batches.
 
         `start_epoch`: epochs of this stage to leave out; the rest is the same as without.
         """
+        process, processes, _ = self.place
+        size = self.batch_size // processes
         rng = np.random.default_rng([self.seed, number])
         pool = len(self.stages[number].x)
         waiting = np.empty(0, np.int64)
@@ -72,7 +83,9 @@ class Curriculum:
             indices, waiting = np.split(waiting, [self.examples_per_epoch])
             seeds = rng.integers(2**63, size=(self.steps_per_epoch, 2))
             for step in range(self.steps_per_epoch if epoch >= start_epoch else 0):
-                yield indices[step * self.batch_size : (step + 1) * self.batch_size], seeds[step]
+                first = step * self.batch_size + process * size
+                part = [process * size, self.batch_size] if processes > 1 else []
+                yield indices[first : first + size], np.array([*seeds[step], *part])
 
     def dataset(self, start_epoch=0):
         """Return the training set from an epoch on, counted from 0.
@@ -81,7 +94,8 @@ class Curriculum:
         """
         import tensorflow as tf
 
-        signature = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((2,), tf.int64)
+        seed_size = 4 if self.place.processes > 1 else 2
+        signature = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((seed_size,), tf.int64)
         dataset = None
         for number, stage in enumerate(self.stages):
             skipped = min(start_epoch, self.stage_epochs[number])
@@ -112,8 +126,14 @@ def _read_batch(x, y, indices):
 
 
 def evaluation_dataset(x, y, batch_size=64):
-    """Return the images unchanged and in order: `tf.data.Dataset` of (uint8 images, labels)."""
+    """Return the images unchanged and in order: `tf.data.Dataset` of (uint8 images, labels).
+
+    Each of several devices gets all of them, so the metrics are exact whatever their number.
+    """
     import tensorflow as tf
 
     indices = tf.data.Dataset.range(len(x)).batch(batch_size)
+    devices = distribution.place().devices
+    if devices > 1:
+        indices = indices.map(lambda chosen: tf.tile(chosen, [devices]))
     return indices.map(lambda chosen: _read_batch(x, y, chosen), num_parallel_calls=2).prefetch(2)

@@ -7,6 +7,9 @@ import warnings
 # Exit code after Ctrl-C: 128 plus the number of the signal, as shells have it.
 INTERRUPTED = 130
 
+# What the command is about to end with, for what runs at the exit.
+exit_code = 0
+
 
 class InputError(Exception):
     """Something the user gave cannot be used: the message says what was found, what was expected and what to do."""
@@ -29,6 +32,7 @@ def run_main(main):
 
     That is an `InputError`, or a training step that needs too much memory. --debug prints the traceback as well.
     """
+    global exit_code
     # A terminal or a log file may not have every character of a file name.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
@@ -36,12 +40,13 @@ def run_main(main):
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", message="Glyph")
     try:
-        sys.exit(main())
+        exit_code = main()
     except KeyboardInterrupt:
         advice = "Only the files named above are saved. If the run had finished an epoch, --resume continues it"
         print(f"\nInterrupted. {advice}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        exit_code = INTERRUPTED
     except Exception as error:
+        exit_code = 2
         message = _user_message(error)
         if message is None:
             raise
@@ -50,7 +55,7 @@ def run_main(main):
 
             traceback.print_exc()
         print(f"error: {printable(message)}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code)
 
 
 def _user_message(error):

@@ -6,10 +6,10 @@ Explanations of Convolutional Neural Networks", 2020, section 3), because a late
 things in different places.
 """
 
+import keras
 import matplotlib
 import numpy as np
-import tensorflow as tf
-from keras import Model
+from keras import Model, ops
 from keras.layers import ReLU
 from PIL import Image
 
@@ -49,17 +49,32 @@ def grad_cam(model, image, label):
     Returns: float array (height, width) of the feature maps, 0 to 1; all 0 if there is no evidence.
     """
     index, head = last_conv_layer(model), model.layers[-1]
-    maps = Model(model.inputs[0], model.layers[index].output)(tf.cast(image[None], tf.float32), training=False)
-    with tf.GradientTape() as tape:
-        tape.watch(maps)
-        x = maps
+    maps = Model(model.inputs[0], model.layers[index].output)(ops.cast(image[None], "float32"), training=False)
+
+    def score(x):
         for layer in model.layers[index + 1 : -1]:
             x = layer(x)
-        logits = x @ head.kernel + head.bias
+        logits = ops.matmul(x, head.kernel) + head.bias
         # The logit of a single sigmoid is evidence for class 1, its negative for class 0.
-        score = logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
-    heatmap = tf.nn.relu(tf.reduce_sum(tape.gradient(score, maps) * maps, axis=3))[0].numpy()
+        return logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
+
+    evidence = ops.sum(_gradient(score, maps) * maps, axis=3)[0]
+    heatmap = np.maximum(ops.convert_to_numpy(evidence), 0)
     return heatmap / heatmap.max() if heatmap.max() > 0 else heatmap
+
+
+def _gradient(function, x):
+    """Return the gradient of a scalar function at x; Keras leaves this to its backend."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(x)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    return tape.gradient(y, x)
 
 
 def overlay_heatmap(model, image, label):

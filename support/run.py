@@ -1,6 +1,7 @@
 """A training run: its settings, its folder, its checkpoint, and the files it leaves behind."""
 
 import csv
+import importlib
 import json
 import platform
 import shutil
@@ -11,9 +12,9 @@ import zipfile
 
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
+from support import distribution
 from support.calibration import calibrate, plot_reliability, wrong_predictions
 from support.checkpoint import CHECKPOINT, Checkpoint, generators, read_checkpoint
 from support.errors import INTERRUPTED, InputError, require
@@ -26,7 +27,7 @@ from support.report import write_report
 
 # The options that identify a run: others change neither the weights nor the metrics.
 SETTINGS = """weights pretrain epochs batch_size learning_rate seed fold mix_synthetic class_weights mixed_precision
-    deterministic dry_run identity_blocks""".split()
+    deterministic distribute dry_run identity_blocks""".split()
 
 
 class Run:
@@ -60,12 +61,16 @@ class Run:
             path = weights_file(args.weights, script)
             name = args.weights if args.weights == "synthetic" else path.name
             settings.update(weights=name, weights_sha256=sha256(path))
-        self.config = {"script": script, "data": data.kind, "data_files": data.hashes, **settings}
+        backend = keras.config.backend()
+        self.config = {"script": script, "data": data.kind, "data_files": data.hashes, "backend": backend, **settings}
         self.folder = args.output_dir
-        self.finished = args.resume and is_finished(self.folder, self.config)
+        self.finished = distribution.share(args.resume and is_finished(self.folder, self.config))
         if self.finished:
             print(f"The run in {self.folder} is finished: there is nothing to resume")
             return
+        distribution.check_same(self.config)
+        if args.resume:
+            distribution.share_file(self.folder / CHECKPOINT)
         prepare_output_dir(self.folder, self.config, args.resume)
         self.checkpoint = read_checkpoint(self.folder / CHECKPOINT) if args.resume else None
         if self.checkpoint:
@@ -92,6 +97,7 @@ class Run:
         """
         if self.interrupted:
             return self.history
+        distribution.synchronize(model)
         self.class_weight = class_weight
         start, end = self.epochs, self.epochs + curriculum.epochs
         self.epochs, self.examples_per_epoch = end, curriculum.examples_per_epoch
@@ -111,12 +117,13 @@ class Run:
             dataset, steps = curriculum.dataset(self.epochs_done - start), curriculum.steps_per_epoch
             options = {"shuffle": False, "class_weight": class_weight, "callbacks": self._callbacks()}
             options |= {"initial_epoch": self.epochs_done, "epochs": end, "steps_per_epoch": steps}
-            model.fit(dataset, validation_data=validation_data, **options)
+            with distribution.connected():
+                model.fit(dataset, validation_data=validation_data, **options)
         except InputError:
             print()  # after the progress bar
             raise
         except KeyboardInterrupt:
-            if not self.history:
+            if not self.history or distribution.place().processes > 1:
                 raise
             self._interrupt(model)
         self.train_seconds += time.perf_counter() - started
@@ -163,12 +170,16 @@ class Run:
         """Calibrate the trained model on the validation split and save it with what it needs to say "not sure".
 
         Class names, OOD threshold and feature bank are added to the `.keras` file, a zip archive: Keras ignores them.
+        A distributed run continues on one device; the other processes end here.
 
         Args:
             model: the trained Keras model; its last layer is divided by the temperature.
             train_x, validation_x: uint8 arrays (m, height, width, 3), or `ImageFiles`.
             validation_y: labels as the loss wants them.
+
+        Returns: the model as it was saved.
         """
+        model = distribution.leave(model)
         # Gradients are noisy anyway, but a prediction in 16 bits would differ between one image and a batch.
         for layer in model.layers:
             layer.dtype_policy = "float32"
@@ -194,6 +205,7 @@ class Run:
             rows = zip(*(self.history[metric] for metric in sorted(self.history)))
             writer.writerows([epoch, *row] for epoch, row in enumerate(rows, 1))
         print(f"Saved {self.folder / 'history.csv'}")
+        return model
 
     def finish(self, model, results, train_x, synthetic=0):
         """Save metrics, reliability diagram and report; return the exit code: 130 if Ctrl-C ended the training.
@@ -206,7 +218,8 @@ class Run:
         data, folder = self.data, self.folder
         reliability = plot_reliability(results, self.temperature, folder / "reliability.png", data.kind)
         per_class = zip(data.class_names, results["precision"], results["recall"], results["confusion"].sum(axis=1))
-        versions = {module.__name__: module.__version__ for module in (tf, keras, np)}
+        packages = sorted({"tensorflow", "keras", "numpy", keras.config.backend()})
+        versions = {name: importlib.import_module(name).__version__ for name in packages}
         place = data.source.train if data.kind == "folder" else data.source.train.parent
         metrics = {
             **self.config,
@@ -259,6 +272,8 @@ class Run:
 
     def _log_figures(self):
         """Add saved figures to TensorBoard's log, and say how to look at it."""
+        import tensorflow as tf
+
         folder = self.folder / "tensorboard"
         with tf.summary.create_file_writer(str(folder / "figures")).as_default():
             for name in ("examples", "confusion_matrix"):

@@ -1,9 +1,15 @@
-"""TensorFlow's start: quiet, seeded, and on a device that works."""
+"""The start of Keras and its backend: quiet, seeded, and on a device that works."""
 
 import contextlib
+import importlib
 import os
 import pathlib
 import sys
+
+from support.distribution import join_processes
+from support.errors import InputError, require
+
+TENSORFLOW, JAX = "tensorflow>=2.21,<2.22", "jax>=0.10,<0.11"
 
 # NVIDIA's driver lists its devices here under Linux.
 NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
@@ -11,7 +17,7 @@ NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
 
 @contextlib.contextmanager
 def quiet_startup():
-    """Keep TensorFlow's C++ start-up messages off standard error.
+    """Keep the C++ start-up messages of TensorFlow and JAX off standard error.
 
     They go straight to file descriptor 2, so the descriptor is redirected. If the import fails, they are printed.
     """
@@ -41,23 +47,64 @@ def supports_bfloat16():
         return False
 
 
-def start_tensorflow(seed, mixed_precision=False, deterministic=None, show=False, rewrite_graph=True):
-    """Import TensorFlow quietly, seed every random generator, print the device in one line.
+def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewrite_graph=True):
+    """Import Keras and its backend quietly, seed every random generator, print the device in one line.
+
+    Processes that the environment names join each other here; see `support.distribution`.
 
     Args:
-        seed: int >= 0, for Python, NumPy and TensorFlow.
+        seed: int >= 0, for Python, NumPy and the backend.
         mixed_precision: bool; new layers compute in bfloat16 and keep their weights in float32 (Micikevicius et al.,
-            "Mixed Precision Training", 2018). bfloat16 has the range of float32, so the loss needs no scaling.
+            "Mixed Precision Training", 2018). bfloat16 has the range of float32, so the loss needs no scaling. None:
+            where it is faster.
         deterministic: bool; every sum is taken in the same order each time. None: on a CPU, where it costs next to
             nothing, but not on a GPU.
         show: bool; figures are opened in windows later, so a display is needed.
         rewrite_graph: bool; TensorFlow optimises the graphs it traces, before their first step.
 
-    Returns: the device in words, and whether the run is deterministic.
+    Returns: the device in words, and the settled values of `deterministic` and `mixed_precision`.
+    Raises InputError: the backend is neither TensorFlow nor JAX, or the other processes cannot be joined.
     """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND must be tensorflow or jax. Received: {backend}")
+    if backend == "jax":
+        require("jax", "KERAS_BACKEND=jax", JAX)
+        if deterministic:  # read when JAX starts; a CPU is deterministic without it
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     with quiet_startup():
+        import keras
         import tensorflow as tf
+    join_processes()
+    backend = keras.config.backend()  # a file of Keras's may name it as well
+    gpus = _start_jax(tf) if backend == "jax" else _start_tensorflow(tf, rewrite_graph)
+    if not show:
+        import matplotlib
 
+        matplotlib.use("Agg")
+    keras.utils.set_random_seed(seed)
+    deterministic = not gpus if deterministic is None else deterministic
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if mixed_precision is None:  # on CPUs, JAX is slower in 16 bits
+        mixed_precision = bool(gpus) if backend == "jax" else supports_bfloat16()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
+    if gpus:
+        device = "GPU: " + ", ".join(gpus)
+    else:
+        device = f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    device += ", bfloat16 and float32" if mixed_precision else ", float32"
+    noted = ", deterministic" if deterministic else ""
+    print(f"Device: {device} ({_versions()}){noted}")
+    if not gpus and NVIDIA.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        name, package = ("JAX", JAX.replace("jax", "jax[cuda13]")) if backend == "jax" else ("TensorFlow", TENSORFLOW)
+        print(f"{name} does not find this machine's NVIDIA GPU: pip install '{package}'")
+    return device, deterministic, mixed_precision
+
+
+def _start_tensorflow(tf, rewrite_graph):
+    """Settle TensorFlow's options; return the names of its GPUs, none if they cannot be used."""
+    with quiet_startup():
         gpus = tf.config.list_physical_devices("GPU")
         fault = gpus and _gpu_fault(tf)
     if fault:
@@ -66,27 +113,26 @@ def start_tensorflow(seed, mixed_precision=False, deterministic=None, show=False
         # TensorFlow cannot release a device it has used, so the same command starts again without it.
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         os.execv(sys.executable, sys.orig_argv)
-    if not show:
-        import matplotlib
-
-        matplotlib.use("Agg")
-    tf.keras.utils.set_random_seed(seed)
-    deterministic = not gpus if deterministic is None else deterministic
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not rewrite_graph})
-    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
-    if gpus:
-        names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-        device = "GPU: " + ", ".join(names)
-    else:
-        device = f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    device += ", bfloat16 and float32" if mixed_precision else ", float32"
-    noted = ", deterministic" if deterministic else ""
-    print(f"Device: {device} (TensorFlow {tf.__version__}, Keras {tf.keras.__version__}){noted}")
-    if not gpus and NVIDIA.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        print("TensorFlow does not find this machine's NVIDIA GPU: pip install 'tensorflow[and-cuda]>=2.21,<2.22'")
-    return device, deterministic
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+
+
+def _start_jax(tf):
+    """Leave all GPUs to JAX, as TensorFlow only prepares the batches; return the names of this process's GPUs."""
+    import jax
+
+    tf.config.set_visible_devices([], "GPU")
+    with quiet_startup():
+        return [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
+
+
+def _versions():
+    """Return the versions of Keras and of the backend, which says how the numbers were computed."""
+    import keras
+
+    backend = importlib.import_module(keras.config.backend())
+    name = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend.__name__]
+    return f"{name} {backend.__version__}, Keras {keras.__version__}"
 
 
 def _gpu_fault(tf):

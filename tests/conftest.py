@@ -49,7 +49,7 @@ def open_tiny_run(folder, *options):
 
     parser = cli.ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01)
     args = parser.parse_args(["--output-dir", str(folder), *map(str, options)])
-    args.deterministic = bool(args.deterministic)  # settled by `cli.start_tensorflow` in a script
+    args.deterministic = args.mixed_precision = False  # settled by `cli.start_keras` in a script
     images = np.random.default_rng(0).integers(0, 256, (39, 64, 64, 3), np.uint8)
     labels = np.arange(39) % 3
     source = utils.Source("real", pathlib.Path("train_tiny.h5"), pathlib.Path("test_tiny.h5"))
@@ -97,7 +97,7 @@ def tiny_run(folder, *options, first_phase=0, stop=None):
         hidden.trainable = run.epochs >= first_phase
         model.compile(keras.optimizers.Adam(args.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
         run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
-    run.save_model(model, train_x, validation_x, validation_y)
+    model = run.save_model(model, train_x, validation_x, validation_y)
     results = utils.evaluate(model, data.test_x, test_y, data.class_names)
     return run, model, run.finish(model, results, train_x, synthetic=5)
 

@@ -160,7 +160,7 @@ def test_determinism_depends_on_the_device_unless_it_is_asked_for(monkeypatch, c
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     monkeypatch.setattr(startup, "_gpu_fault", lambda tf: "")
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: enabled.append(True))
-    device, deterministic = startup.start_tensorflow(1, deterministic=asked)
+    device, deterministic, _ = startup.start_keras(1, deterministic=asked)
     assert deterministic == bool(expected) and len(enabled) == expected and device.startswith("GPU" if gpus else "CPU")
     assert (", deterministic" in capsys.readouterr().out) == bool(expected)
 
@@ -415,7 +415,7 @@ def test_after_a_gpu_fault_the_same_command_starts_again_without_it(monkeypatch,
     monkeypatch.setattr(os, "execv", execute)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(SystemExit) as left:
-        startup.start_tensorflow(1)
+        startup.start_keras(1)
     assert str(left.value) == f"{sys.executable} {' '.join(sys.orig_argv)}"
     errors = capfd.readouterr().err
     assert errors == "The GPU cannot be used; continuing on the CPU. Received: cuDNN: version mismatch\n"
@@ -424,10 +424,10 @@ def test_after_a_gpu_fault_the_same_command_starts_again_without_it(monkeypatch,
 def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(startup, "NVIDIA", tmp_path)
-    startup.start_tensorflow(1)
+    startup.start_keras(1)
     assert "pip install 'tensorflow[and-cuda]" in capsys.readouterr().out
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    startup.start_tensorflow(1)
+    startup.start_keras(1)
     assert "and-cuda" not in capsys.readouterr().out
 
 
