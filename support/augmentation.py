@@ -2,9 +2,9 @@
 
 Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor, and returns float32 images of
 the same shape, every image changed differently. The seed alone decides how, so several threads can augment batches and
-a run can still be repeated. It has two numbers; with two more, the position of the first image in its batch and the size
-of the batch, the images are changed as in the whole batch. Keras's own layers hold a generator, which binds them to one
-thread, and resample the image once for each change.
+a run can still be repeated. It has two numbers; with two more, the position of the first image in its batch and the
+size of the batch, the images are changed as in the whole batch. Keras's own layers hold a generator, which binds them
+to one thread, and resample the image once for each change.
 """
 
 import math

@@ -286,7 +286,7 @@ def _copy_messages():
                 print(f"\nerror: {LOST}{reason}", file=sys.stderr, flush=True)
             for _ in sys.stdin.buffer:
                 pass
-        elif not re.match(rb"[IWEF]\d{4} |WARNING: All log messages before absl", line):
+        elif not re.match(rb"[IWEF]\d{4} |WARNING: All log messages before absl|\t \[\[\{\{node", line):
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
 
