@@ -204,6 +204,13 @@ def run_several(args):
     return seeds.run_folds(args) if args.folds > 1 else seeds.run_seeds(args)
 
 
+def predict(args, script, class_names, network=None):
+    """Answer for the images of --predict; see `support.predict`."""
+    from support import predict
+
+    return predict.predict(args, script, class_names, network, lambda: start_tensorflow(args))
+
+
 def start_tensorflow(args, rewrite_graph=True):
     """Start TensorFlow as the options say, settle --deterministic, return the device; see `support.startup`."""
     device, args.deterministic = startup.start_tensorflow(
