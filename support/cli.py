@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import pathlib
 import re
 
@@ -206,6 +207,8 @@ def run_several(args):
 
 def predict(args, script, class_names, network=None):
     """Answer for the images of --predict; see `support.predict`."""
+    # NumPy computes so small networks fastest in one thread; it reads this when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from support import predict
 
     return predict.predict(args, script, class_names, network, lambda: start_tensorflow(args))

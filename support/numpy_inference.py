@@ -1,7 +1,7 @@
 """The three networks computed in NumPy: a few images are answered before TensorFlow would be imported.
 
-A `.keras` file is a zip archive: `config.json` has the layers and `model.weights.h5` the weights. Whatever is not known
-here exactly is refused and left to Keras.
+A `.keras` file is a zip archive: `config.json` describes the layers, `model.weights.h5` has their weights. What is not
+known here exactly is refused, and left to Keras.
 """
 
 import io
@@ -14,106 +14,91 @@ import numpy as np
 
 from datasets.images import IMAGE_SHAPE
 
-# Images at a time, so that the feature maps take less than 100 MB.
+# Images at a time, so that the feature maps of ResNet50 take less than 100 MB.
 BATCH = 8
 
 
+class Layer(NamedTuple):
+    kind: str  # the name of its class in Keras
+    config: dict
+    inputs: list  # the names of the layers whose outputs it takes
+    weights: list
+
+
 class Dense(NamedTuple):
-    """The last layer: it computes the logits."""
+    """The last layer, which computes the logits."""
 
     kernel: np.ndarray  # (n, k) float32
     bias: np.ndarray  # (k,) float32
 
 
 class Network:
-    """A trained network, read from a `.keras` file. The attributes are those of a Keras model that predictions need.
+    """A trained network, read from a `.keras` file; its attributes are those of a Keras model.
 
-    Raises ValueError: the network has a layer, or an option of a layer, that is not known here.
+    Raises ValueError: the network has a layer, or an option of one, that is not known here.
     Raises others: the file is damaged.
     """
 
     def __init__(self, path):
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))["config"]
+            model = json.loads(archive.read("config.json"))
             self._weights = _read_weights(archive.read("model.weights.h5"))
-        first, *self._hidden, last = config["layers"]
+        config = model["config"]
         names = [layer["config"]["name"] for layer in config["layers"]]
-        ends = [config.get("input_layers", [names[0], 0, 0]), config.get("output_layers", [names[-1], 0, 0])]
-        ours = first["class_name"] == "InputLayer" and first["config"]["batch_shape"] == [None, *IMAGE_SHAPE]
-        if not ours or last["class_name"] != "Dense" or ends != [[names[0], 0, 0], [names[-1], 0, 0]]:
-            raise ValueError(f"expected a network from {IMAGE_SHAPE} to a Dense layer. Received: {first}, {last}")
-        self._inputs = [_inputs(layer, before) for layer, before in zip(config["layers"][1:], names)]
-        for layer in config["layers"][1:]:
-            _check_layer(layer)
+        first, last = config["layers"][0], config["layers"][-1]
+        known = model["class_name"] in ("Sequential", "Functional") and model["module"].startswith("keras")
+        known = known and first["class_name"] == "InputLayer" and last["class_name"] == "Dense"
+        known = known and first["config"]["batch_shape"] == [None, *IMAGE_SHAPE] and len(set(names)) == len(names)
+        for ends, name in ("input_layers", names[0]), ("output_layers", names[-1]):
+            known = known and config.get(ends, [name, 0, 0]) == [name, 0, 0]
+        if not known:
+            raise ValueError(f"expected a network from {IMAGE_SHAPE} to a Dense layer. Received: {first} to {last}")
+        layers = [_read_layer(*pair, self._weights) for pair in zip(config["layers"][1:], names)]
+        self._input, self._hidden, self._last = names[0], layers[:-1], layers[-1]
         self.name, self.input_shape = config["name"], (None, *IMAGE_SHAPE)
-        # Run once, so that weights of a wrong shape are found now.
-        width = self.features(np.zeros((1, *IMAGE_SHAPE), np.uint8)).shape[1]
-        self.layers = [*self._hidden, Dense(*self._weights_of(last, width))]
-        self.output_shape = (None, last["config"]["units"])
+        width = self.features(np.zeros((1, *IMAGE_SHAPE))).shape[1]  # checks the shapes of all weights
+        _check_shapes(self._last, width)
+        self.layers = [*self._hidden, Dense(*self._last.weights)]
+        self.output_shape = (None, len(self.layers[-1].bias))
 
     def get_weights(self):
         return [array for arrays in self._weights.values() for array in arrays]
 
     def features(self, images):
-        """Return the input of the last layer, (m, n) float32, for images (m, height, width, channels), 0-255."""
+        """Return the input of the last layer, (m, n) float32, for images (m, height, width, 3), 0-255."""
         return np.concatenate([self._run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
 
     def _run(self, images):
-        x = np.asarray(images, np.float32)
-        maps = {self._inputs[0][0]: x}
-        for layer, names in zip(self._hidden, self._inputs):
-            x, *others = (maps[name] for name in names)
-            weights = self._weights_of(layer, x.shape[-1])
-            maps[layer["config"]["name"]] = FUNCTIONS[layer["class_name"]](layer["config"], weights, x, *others)
-        ((last,),) = self._inputs[len(self._hidden) :]
-        return maps[last]
+        outputs = {self._input: np.asarray(images, np.float32)}
+        for layer in self._hidden:
+            inputs = [outputs[name] for name in layer.inputs]
+            _check_shapes(layer, inputs[0].shape[-1])
+            outputs[layer.config["name"]] = FUNCTIONS[layer.kind](*inputs, layer.config, *layer.weights)
+        (last,) = self._last.inputs
+        return outputs[last]
 
-    def _weights_of(self, layer, channels):
-        """Return the weights of a layer whose input has so many channels; raise a ValueError if their shapes differ."""
-        config, kind = layer["config"], layer["class_name"]
-        weights = self._weights.get(config["name"], [])
-        expected = []
-        if kind in ("Conv2D", "Dense"):
-            units = config["filters" if kind == "Conv2D" else "units"]
-            expected = [(*config.get("kernel_size", ()), channels, units), (units,)][: 1 + config["use_bias"]]
-        elif kind == "BatchNormalization":
-            expected = [(channels,)] * 4
-        if [array.shape for array in weights] != expected:
-            raise ValueError(f"expected weights {expected}. Received: {[array.shape for array in weights]}")
-        return weights
+
+# ------------------------------------------------------------------------ reading and checking
 
 
 def _read_weights(content):
-    """Return the weights in a file, bytes, float32, as a dict from layer names to lists."""
+    """Return the weights in a file, given as bytes: a dict from layer names to lists of float32 arrays."""
     weights = {}
+
+    def read(_, item):
+        if isinstance(item, h5py.Dataset):
+            # Neither numbers from another file nor compressed ones, which could unpack to any size.
+            if item.external or item.is_virtual or item.chunks or item.dtype.kind != "f":
+                raise ValueError(f"expected plain arrays of floats. Received: {item}")
+            weights.setdefault(item.parent.attrs["name"], []).append(item[()].astype(np.float32, copy=False))
+
     with h5py.File(io.BytesIO(content), "r") as file:
-
-        def read(_, item):
-            if isinstance(item, h5py.Dataset):
-                # Neither numbers from another file nor compressed ones, which could unpack to any size.
-                if item.external or item.is_virtual or item.chunks or item.dtype.kind != "f":
-                    raise ValueError(f"expected plain arrays of floats. Received: {item}")
-                weights.setdefault(item.parent.attrs["name"], []).append(item[()].astype(np.float32, copy=False))
-
-        file["layers"].visititems(read)  # it does not follow links to other files
+        file["layers"].visititems(read)  # does not follow links to other files
     return weights
 
 
-def _inputs(layer, before):
-    """Return the names of the layers whose outputs a layer takes; `before` is the one before it in the list."""
-    if "inbound_nodes" not in layer:  # a Sequential model
-        return [before]
-    (node,) = layer["inbound_nodes"]
-    (tensors,) = node["args"]
-    origins = [tensor["config"]["keras_history"] for tensor in (tensors if isinstance(tensors, list) else [tensors])]
-    # `training` and `mask` may be given, but not be set.
-    if any(node["kwargs"].values()) or any(origin[1:] != [0, 0] for origin in origins):
-        raise ValueError(f"expected layers that are called once, without options. Received: {node}")
-    return [name for name, *_ in origins]
-
-
-def _check_layer(layer):
-    """Raise a ValueError unless everything in the config of a layer is known."""
+def _read_layer(layer, previous, weights):
+    """Return the `Layer` of an entry in `config.json`; raise a ValueError unless everything in it is known."""
     kind, config = layer["class_name"], layer["config"]
     if kind not in EXPECTED or layer["module"] != "keras.layers" or layer["registered_name"] not in (None, kind):
         raise ValueError(f"expected a layer of {', '.join(EXPECTED)}. Received: {kind}")
@@ -121,53 +106,74 @@ def _check_layer(layer):
     other = {key: value for key, value in config.items() if key not in used and value not in (None, False)}
     if other or not EXPECTED[kind].items() <= config.items() or config["dtype"]["config"] != {"name": "float32"}:
         raise ValueError(f"expected a {kind} in float32 with {EXPECTED[kind]}. Received: {config}")
+    inputs = [previous]
+    if "inbound_nodes" in layer:  # not in a Sequential model, whose layers are in order
+        (node,) = layer["inbound_nodes"]
+        (tensors,) = node["args"]
+        tensors = tensors if isinstance(tensors, list) else [tensors]
+        inputs = [tensor["config"]["keras_history"][0] for tensor in tensors]
+        if any(node["kwargs"].values()):
+            raise ValueError(f"expected a layer that is called without options. Received: {node['kwargs']}")
+    return Layer(kind, config, inputs, weights.get(config["name"], []))
 
 
-# ------------------------------------------------------------------ what the layers compute
+def _check_shapes(layer, channels):
+    """Raise a ValueError unless a layer whose input has so many channels has the weights that Keras would give it."""
+    kind, config, _, weights = layer
+    expected = [(channels,)] * 4 if kind == "BatchNormalization" else []
+    if kind in ("Conv2D", "Dense"):
+        units = config["filters" if kind == "Conv2D" else "units"]
+        expected = [(*config.get("kernel_size", ()), channels, units), (units,)][: 1 + config["use_bias"]]
+    if [array.shape for array in weights] != expected:
+        raise ValueError(f"expected weights {expected}. Received: {[array.shape for array in weights]}")
 
 
-def _windows(x, size, strides):
-    """Return a view (m, height, width, channels, rows, columns) of all windows of images."""
-    return np.lib.stride_tricks.sliding_window_view(x, size, (1, 2))[:, :: strides[0], :: strides[1]]
+# ------------------------------------------------------------------------ computing
 
 
-def _convolve(config, weights, x):
-    kernel, *bias = weights
+def _windows(x, size, config):
+    """Return a view (m, height, width, channels, *size) of the windows of images (m, height, width, channels)."""
+    rows, columns = config["strides"]
+    return np.lib.stride_tricks.sliding_window_view(x, size, (1, 2))[:, ::rows, ::columns]
+
+
+def _convolve(x, config, kernel, bias=0):
+    size = kernel.shape[:2]
     if config["padding"] == "same" and config["strides"] == [1, 1]:
-        x = np.pad(x, [(0, 0), *(((side - 1) // 2, side // 2) for side in kernel.shape[:2]), (0, 0)])
+        x = np.pad(x, [(0, 0), *(((side - 1) // 2, side // 2) for side in size), (0, 0)])
     elif config["padding"] != "valid":
         raise ValueError(f"expected padding 'valid', or 'same' without strides. Received: {config}")
-    windows = _windows(x, kernel.shape[:2], config["strides"])
-    return sum(bias, np.tensordot(windows, kernel, ((4, 5, 3), (0, 1, 2))))
+    return np.tensordot(_windows(x, size, config), kernel, ((4, 5, 3), (0, 1, 2))) + bias
 
 
-def _normalise(config, weights, x):
-    gamma, beta, mean, variance = weights
+def _normalise(x, config, gamma, beta, mean, variance):
     scale = gamma / np.sqrt(variance + config["epsilon"])
     return x * scale + (beta - mean * scale)
 
 
-def _add(config, weights, x, shortcut):
+def _add(x, shortcut, config):
     if x.shape != shortcut.shape:
         raise ValueError(f"expected two inputs of one shape. Received: {x.shape} and {shortcut.shape}")
     return x + shortcut
 
 
+# Each takes the inputs, the layer's config and its weights.
 FUNCTIONS = {
-    "Rescaling": lambda config, weights, x: x * np.float32(config["scale"]) + np.float32(config["offset"]),
-    "ZeroPadding2D": lambda config, weights, x: np.pad(x, [(0, 0), *config["padding"], (0, 0)]),
+    "Rescaling": lambda x, config: x * np.float32(config["scale"]) + np.float32(config["offset"]),
+    "ZeroPadding2D": lambda x, config: np.pad(x, [(0, 0), *config["padding"], (0, 0)]),
     "Conv2D": _convolve,
-    "MaxPooling2D": lambda config, weights, x: _windows(x, config["pool_size"], config["strides"]).max((4, 5)),
-    "AveragePooling2D": lambda config, weights, x: _windows(x, config["pool_size"], config["strides"]).mean((4, 5)),
-    "GlobalAveragePooling2D": lambda config, weights, x: x.mean((1, 2)),
+    "MaxPooling2D": lambda x, config: _windows(x, config["pool_size"], config).max(axis=(4, 5)),
+    "AveragePooling2D": lambda x, config: _windows(x, config["pool_size"], config).mean(axis=(4, 5)),
+    "GlobalAveragePooling2D": lambda x, config: x.mean(axis=(1, 2)),
     "BatchNormalization": _normalise,
-    "ReLU": lambda config, weights, x: np.maximum(x, 0),
+    "ReLU": lambda x, config: np.maximum(x, 0),
     "Add": _add,
-    "Flatten": lambda config, weights, x: x.reshape(len(x), -1),
-    "Dropout": lambda config, weights, x: x,
+    "Flatten": lambda x, config: x.reshape(len(x), -1),
+    "Dropout": lambda x, config: x,
 }
 
-# Options that the functions take for granted, and those that they use or that only training needs.
+# The options that these functions take for granted; then those that they use, or that only training needs. Others may
+# only be off.
 LAST = {"data_format": "channels_last"}
 EXPECTED = dict.fromkeys(FUNCTIONS, {}) | {
     "ZeroPadding2D": LAST,
@@ -180,5 +186,5 @@ EXPECTED = dict.fromkeys(FUNCTIONS, {}) | {
     "Flatten": LAST,
     "Dense": {"use_bias": True},
 }
-USED = {"name", "trainable", "dtype", "filters", "units", "use_bias", "kernel_size", "pool_size", "strides", "padding"}
-USED |= {"scale", "offset", "epsilon", "activation", "momentum", "renorm_momentum", "rate", "seed"}
+USED = """name trainable dtype filters units use_bias kernel_size pool_size strides padding scale offset epsilon
+    activation momentum renorm_momentum rate seed""".split()

@@ -29,8 +29,8 @@ CONFIDENCE = 0.7
 # Up to this many images are printed and drawn one by one.
 FEW = 24
 
-# Up to this many images, NumPy answers before TensorFlow would be imported.
-FEW_FOR_NUMPY = 240
+# Up to this many images, NumPy has answered before TensorFlow would be imported; each of --tta's crops counts as one.
+FEW_FOR_NUMPY = 1000
 
 # This many images are read and classified at a time.
 BATCH = 64
@@ -55,11 +55,12 @@ def predict(args, script, class_names, network=None, start_tensorflow=None):
     """
     if not args.show:
         os.environ["MPLBACKEND"] = "agg"  # before Matplotlib is imported: no display is needed
-    load = load_keras_model
-    if not args.explain and len(list_images(args.predict)[0]) <= FEW_FOR_NUMPY // (10 if args.tta else 1):
+    images = len(list_images(args.predict)[0]) * (10 if args.tta else 1)
+    if images <= FEW_FOR_NUMPY and not args.explain:
         load = functools.partial(_load_in_numpy, start_tensorflow)
     else:
         start_tensorflow()
+        load = load_keras_model
     model, metadata = load_trained_model(args.output_dir, script, class_names, network, load)
     # For classes of your own, it is not known what to look for.
     ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
