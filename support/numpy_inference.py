@@ -35,8 +35,8 @@ class Dense(NamedTuple):
 class Network:
     """A trained network, read from a `.keras` file; its attributes are those of a Keras model.
 
-    Raises ValueError: the network has a layer, or an option of one, that is not known here.
-    Raises others: the file is damaged.
+    Raises ValueError, KeyError, TypeError: the network has a layer, or an option of one, that is not known here.
+    Raises OSError, zipfile.BadZipFile: the file is damaged.
     """
 
     def __init__(self, path):

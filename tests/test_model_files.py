@@ -1,6 +1,8 @@
 """Model files: what a run saves is loaded whole, and any other file is refused with what it is."""
 
+import functools
 import io
+import re
 import types
 import zipfile
 
@@ -10,7 +12,7 @@ import pytest
 
 import happy_sequential
 import signs_functional
-from support import trained_model
+from support import predict, trained_model
 from support.errors import InputError
 from support.ood import feature_bank, ood_threshold
 from support.run import Run
@@ -194,6 +196,10 @@ def test_any_other_file_is_refused_with_what_it_is(tmp_path, monkeypatch, kind):
     with pytest.raises(InputError, match=rf"^{path} must .*Received: (.*{reason})") as error:
         load_trained_model(tmp_path, "signs_functional", DIGITS)
     assert "\n" not in str(error.value)
+    # Word for word the same where NumPy is to answer.
+    load = functools.partial(predict._load_in_numpy, lambda: None)
+    with pytest.raises(InputError, match=f"^{re.escape(str(error.value))}$"):
+        load_trained_model(tmp_path, "signs_functional", DIGITS, load=load)
     assert not (tmp_path / "x").exists()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import types
 import weakref
 
@@ -14,7 +15,7 @@ import signs_functional
 from datasets.images import read_image
 from support import predict as prediction
 from support.ood import feature_bank
-from support.predict import predict_images, predict_or_export, ten_crop
+from support.predict import predict_images, ten_crop
 
 
 def test_ten_crops_are_the_image_its_corners_and_their_mirror_images():
@@ -206,7 +207,7 @@ def test_hands_are_looked_for_only_if_the_classes_are_those_of_the_script(monkey
     asked = []
     monkeypatch.setattr(prediction, "load_trained_model", lambda *arguments: (None, metadata))
     monkeypatch.setattr(prediction, "predict_images", lambda *arguments, **options: asked.append(options) or 0)
-    args = types.SimpleNamespace(output_dir=".", export=None, predict=["a.png"], crop="auto", tta=False, explain=False)
+    args = types.SimpleNamespace(output_dir=".", predict=[pathlib.Path("a.png")], crop="auto", tta=False, explain=False)
     args.show = False
-    assert predict_or_export(args, "signs_functional", ("0", "1"), None) == 0
+    assert prediction.predict(args, "signs_functional", ("0", "1")) == 0
     assert asked[0]["subject"] == subject and asked[0]["crop"] == "auto"
