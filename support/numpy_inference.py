@@ -46,11 +46,15 @@ class Network:
         config = model["config"]
         names = [layer["config"]["name"] for layer in config["layers"]]
         first, last = config["layers"][0], config["layers"][-1]
-        known = model["class_name"] in ("Sequential", "Functional") and model["module"].startswith("keras")
-        known = known and first["class_name"] == "InputLayer" and last["class_name"] == "Dense"
-        known = known and first["config"]["batch_shape"] == [None, *IMAGE_SHAPE] and len(set(names)) == len(names)
-        for ends, name in ("input_layers", names[0]), ("output_layers", names[-1]):
-            known = known and config.get(ends, [name, 0, 0]) == [name, 0, 0]
+        known = (
+            model["module"].startswith("keras")
+            and model["class_name"] in ("Sequential", "Functional")
+            and (first["class_name"], last["class_name"]) == ("InputLayer", "Dense")
+            and first["config"]["batch_shape"] == [None, *IMAGE_SHAPE]
+            and config.get("input_layers") in (None, [names[0], 0, 0])
+            and config.get("output_layers") in (None, [names[-1], 0, 0])
+            and len(set(names)) == len(names)
+        )
         if not known:
             raise ValueError(f"expected a network from {IMAGE_SHAPE} to a Dense layer. Received: {first} to {last}")
         layers = [_read_layer(*pair, self._weights) for pair in zip(config["layers"][1:], names)]
@@ -87,8 +91,9 @@ def _read_weights(content):
 
     def read(_, item):
         if isinstance(item, h5py.Dataset):
-            # Neither numbers from another file nor compressed ones, which could unpack to any size.
-            if item.external or item.is_virtual or item.chunks or item.dtype.kind != "f":
+            # Neither numbers from another file nor compressed or missing ones, which could fill the memory.
+            plain = item.dtype.kind == "f" and item.id.get_storage_size() == item.nbytes
+            if not plain or item.external or item.is_virtual:
                 raise ValueError(f"expected plain arrays of floats. Received: {item}")
             weights.setdefault(item.parent.attrs["name"], []).append(item[()].astype(np.float32, copy=False))
 

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     reason: str  # why the model is not sure, or what is wrong with the file; "" if it is sure
 
 
-def predict(args, script, class_names, network=None, start_tensorflow=None):
+def predict(args, script, class_names, network, start_tensorflow):
     """Do what --predict asks for, and return the exit code; see `load_trained_model`.
 
     For a few images, NumPy computes what it can; otherwise `start_tensorflow()` is called, and Keras does.

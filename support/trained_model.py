@@ -117,6 +117,7 @@ def _check_network(model, name):
     """Raise an error unless a model has the name, input and last layer of ours, and finite weights."""
     inputs, outputs, layers = (getattr(model, key, None) for key in ("input_shape", "output_shape", "layers"))
     dense = isinstance(outputs, tuple) and len(outputs) == 2 and type(layers[-1]).__name__ == "Dense"
+    dense = dense and layers[-1].bias is not None
     if model.name != name or inputs != (None, *IMAGE_SHAPE) or not dense:
         found = f"{printable(model.name)!r} from {inputs} to {outputs}, where {name!r} from {(None, *IMAGE_SHAPE)}"
         raise InputError(f"a network of another architecture, {found} was expected")

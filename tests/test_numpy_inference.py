@@ -174,7 +174,7 @@ def rewrite(path, function):
             archive.writestr(name, member)
 
 
-def replaced(name, **options):
+def replaced(**options):
     """Return a function that replaces the kernel of the convolution in a file."""
 
     def replace(file):
@@ -191,10 +191,11 @@ def linked(file):
 
 KERNEL = np.zeros((3, 3, 3, 4), np.float32)
 FAULTS = {
-    "another shape": replaced("0", data=KERNEL[..., :3]),
-    "compressed": replaced("0", data=KERNEL, compression="gzip"),
-    "integers": replaced("0", data=KERNEL.astype(int)),
-    "external": replaced("0", shape=KERNEL.shape, dtype="f4", external=[("other.bin", 0, h5py.h5f.UNLIMITED)]),
+    "another shape": replaced(data=KERNEL[..., :3]),
+    "compressed": replaced(data=KERNEL, compression="gzip"),
+    "never written": replaced(shape=(4096,) * 4, dtype="f4"),
+    "integers": replaced(data=KERNEL.astype(int)),
+    "external": replaced(shape=KERNEL.shape, dtype="f4", external=[("other.bin", 0, h5py.h5f.UNLIMITED)]),
     "a link to another file": linked,
     "no names": lambda file: file["layers/conv2d/vars"].attrs.pop("name"),
 }
