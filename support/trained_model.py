@@ -44,7 +44,6 @@ def load_trained_model(output_dir, script, class_names, network=None, load=load_
     path = pathlib.Path(output_dir) / "model.keras"
     shipped = weights_file("synthetic", script)
     if not os.path.exists(path) and shipped.exists():
-        print(f"There is no trained model in {output_dir}: using the one that comes with the project")
         path = shipped
     elif not os.path.exists(path):
         advice = f"Train one first with `python {script}.py`, or name the folder of an earlier run with --output-dir"
@@ -70,6 +69,8 @@ def load_trained_model(output_dir, script, class_names, network=None, load=load_
         expected = f"{path} must be a model saved by {script}.py"
         advice = "train it again, or name the folder of another run with --output-dir"
         raise InputError(f"{expected}; {advice}. Received: {reason}") from None
+    if path == shipped:
+        print(f"There is no trained model in {output_dir}: using the one that comes with the project")
     own = f"your own images of {', '.join(metadata['classes'])}"
     sources = {"synthetic": "SYNTHETIC images only, not photographs", "real": "real photographs", "folder": own}
     warning = ", but only by a --dry-run: it has learnt next to nothing" if metadata["dry_run"] else ""
