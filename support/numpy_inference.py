@@ -107,18 +107,20 @@ def _read_layer(layer, previous, weights):
     kind, config = layer["class_name"], layer["config"]
     if kind not in EXPECTED or layer["module"] != "keras.layers" or layer["registered_name"] not in (None, kind):
         raise ValueError(f"expected a layer of {', '.join(EXPECTED)}. Received: {kind}")
-    used = {*USED, *EXPECTED[kind]} | {key for key in config if key.endswith("_initializer")}
-    other = {key: value for key, value in config.items() if key not in used and value not in (None, False)}
-    if other or not EXPECTED[kind].items() <= config.items() or config["dtype"]["config"] != {"name": "float32"}:
+    known = FLOAT32.items() <= config["dtype"].items() and EXPECTED[kind].items() <= config.items()
+    others = config.keys() - EXPECTED[kind].keys() - {"dtype", *USED}
+    others = [key for key in others if not key.endswith("_initializer") and config[key] not in (None, False)]
+    if not known or others:
         raise ValueError(f"expected a {kind} in float32 with {EXPECTED[kind]}. Received: {config}")
     inputs = [previous]
     if "inbound_nodes" in layer:  # not in a Sequential model, whose layers are in order
         (node,) = layer["inbound_nodes"]
         (tensors,) = node["args"]
         tensors = tensors if isinstance(tensors, list) else [tensors]
-        inputs = [tensor["config"]["keras_history"][0] for tensor in tensors]
-        if any(node["kwargs"].values()):
-            raise ValueError(f"expected a layer that is called without options. Received: {node['kwargs']}")
+        origins = [tensor["config"]["keras_history"] for tensor in tensors]
+        if any(node["kwargs"].values()) or any(origin[1:] != [0, 0] for origin in origins):
+            raise ValueError(f"expected a layer that is called once, without options. Received: {node}")
+        inputs = [name for name, *_ in origins]
     return Layer(kind, config, inputs, weights.get(config["name"], []))
 
 
@@ -177,6 +179,7 @@ FUNCTIONS = {
     "Dropout": lambda x, config: x,
 }
 
+FLOAT32 = {"class_name": "DTypePolicy", "config": {"name": "float32"}}
 # The options that these functions take for granted; then those that they use, or that only training needs. Others may
 # only be off.
 LAST = {"data_format": "channels_last"}
@@ -191,5 +194,5 @@ EXPECTED = dict.fromkeys(FUNCTIONS, {}) | {
     "Flatten": LAST,
     "Dense": {"use_bias": True},
 }
-USED = """name trainable dtype filters units use_bias kernel_size pool_size strides padding scale offset epsilon
+USED = """name trainable filters units use_bias kernel_size pool_size strides padding scale offset epsilon
     activation momentum renorm_momentum rate seed""".split()
