@@ -68,9 +68,9 @@ def test_a_missing_model_is_named_with_the_command_that_trains_it(tmp_path):
         load_trained_model(tmp_path, "signs_resnet50", DIGITS)
 
 
-def network(*layers, outputs=6, inputs=(64, 64, 3), name="signs_functional"):
+def network(*layers, outputs=6, inputs=(64, 64, 3), name="signs_functional", bias=True):
     """Return a small network with the name, input and output of the script's."""
-    layers = [keras.layers.Input(inputs), *layers, keras.layers.Flatten(), keras.layers.Dense(outputs)]
+    layers = [keras.layers.Input(inputs), *layers, keras.layers.Flatten(), keras.layers.Dense(outputs, use_bias=bias)]
     return keras.Sequential(layers, name=name)
 
 
@@ -172,6 +172,7 @@ FILES = {
         r"another architecture, 'signs_functional' from \(None, 28, 28, 1\)",
     ),
     "other output": (lambda path: write_model(path, network(outputs=10)), "a model with 10"),
+    "no bias": (lambda path: write_model(path, network(bias=False)), "a network of another architecture"),
     "NaN": (not_finite, "weights that are not finite numbers"),
     "huge": (huge, "another architecture, with 1,000,000,000 features in one layer"),
     "cut notes": (with_notes("{"), "damaged metadata"),
