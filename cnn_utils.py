@@ -3,7 +3,7 @@
     data         load_happy_dataset, load_signs_dataset, add_synthetic
     preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
     batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
-    a run        Run (in support/run.py), predict_or_export
+    a run        Run (in support/run.py), export (in support/export.py)
     evaluation   evaluate
     figures      plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
 
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets import HAPPY_CLASSES, SIGNS_CLASSES
 from datasets.folders import has_classes, images_in, load_folder, names_sha256, subfolders
 from datasets.hdf5 import is_synthetic, load_h5, schema_error
 from datasets.splits import split_fold, split_validation, subset_per_class
 from datasets.synthetic import render_dataset
-from support import predict
 from support.calibration import class_labels, class_probabilities, wrong_predictions
 from support.curriculum import Curriculum, Stage, evaluation_dataset
 from support.errors import InputError
@@ -31,9 +31,6 @@ from support.pretrained import load_pretrained
 from support.run import Run
 
 DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
-
-HAPPY_CLASSES = ("not smiling", "smiling")
-SIGNS_CLASSES = ("0", "1", "2", "3", "4", "5")
 
 # SYNTHETIC sets that also have images of none of the classes, so that a network learns when to be unsure.
 WITH_OTHERS = {"signs": "signs_and_others"}
@@ -260,10 +257,12 @@ def print_shapes(title, **arrays):
 # ----------------------------------------------------------- the trained model
 
 
-def predict_or_export(args, script, class_names, network=None):
-    """Do what --predict or --export asks for, and return the exit code; see `support.predict`."""
+def export(args, script, class_names, network=None):
+    """Do what --export asks for, and return the exit code; see `support.export`."""
+    from support import export
+
     load_data = load_happy_dataset if class_names == HAPPY_CLASSES else load_signs_dataset
-    return predict.predict_or_export(args, script, class_names, load_data, network)
+    return export.export(args, script, class_names, load_data, network)
 
 
 # ------------------------------------------------------------------ evaluation

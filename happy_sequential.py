@@ -9,6 +9,7 @@ Data: Happy House, 600 training and 150 test photographs, 64x64 RGB, 0 = not smi
 1 = smiling; SYNTHETIC images if its files are not there.
 """
 
+from datasets import HAPPY_CLASSES
 from support import cli
 from support.errors import run_main
 
@@ -70,6 +71,8 @@ def main():
     args = cli.ScriptParser(__doc__, "happy_sequential", **defaults).parse_args()
     if args.seeds > 1 or args.folds > 1:
         return cli.run_several(args)
+    if args.predict:  # step 7, with a model that is trained already
+        return cli.predict(args, "happy_sequential", HAPPY_CLASSES)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     device = cli.start_keras(args)
@@ -77,8 +80,8 @@ def main():
 
     import cnn_utils as utils
 
-    if args.predict or args.export:  # step 7, with a model that is trained already
-        return utils.predict_or_export(args, "happy_sequential", utils.HAPPY_CLASSES)
+    if args.export:  # the trained model, for other programs
+        return utils.export(args, "happy_sequential", HAPPY_CLASSES)
 
     # 2. Load the training and test sets; plot one image of each class.
     data = utils.load_happy_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
@@ -91,7 +94,7 @@ def main():
     #    The labels become a column, as binary cross-entropy expects them, or one-hot rows if there are more classes.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
     #    SYNTHETIC faces help only beside at least as many photographs; beside few, they make the network worse.
-    mix = args.mix_synthetic and data.class_names == utils.HAPPY_CLASSES and data.kind == "real" and len(train_x) >= 600
+    mix = args.mix_synthetic and data.class_names == HAPPY_CLASSES and data.kind == "real" and len(train_x) >= 600
     mixed_x, mixed_y = utils.add_synthetic("happy", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
     binary = len(data.class_names) == 2
     train_y, mixed_y, validation_y, test_y = (

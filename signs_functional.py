@@ -9,6 +9,7 @@ Data: SIGNS, 1,080 training and 120 test photographs, 64x64 RGB, six classes;
 SYNTHETIC images if its files are not there.
 """
 
+from datasets import SIGNS_CLASSES
 from support import cli
 from support.errors import run_main
 
@@ -62,6 +63,8 @@ def main():
     args = cli.ScriptParser(__doc__, "signs_functional", **defaults).parse_args()
     if args.seeds > 1 or args.folds > 1:
         return cli.run_several(args)
+    if args.predict:  # step 7, with a model that is trained already
+        return cli.predict(args, "signs_functional", SIGNS_CLASSES)
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     device = cli.start_keras(args)
@@ -69,8 +72,8 @@ def main():
 
     import cnn_utils as utils
 
-    if args.predict or args.export:  # step 7, with a model that is trained already
-        return utils.predict_or_export(args, "signs_functional", utils.SIGNS_CLASSES)
+    if args.export:  # the trained model, for other programs
+        return utils.export(args, "signs_functional", SIGNS_CLASSES)
 
     # 2. Load the training and test sets; plot one image of each class.
     data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
@@ -82,7 +85,7 @@ def main():
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
-    hands = data.class_names == utils.SIGNS_CLASSES
+    hands = data.class_names == SIGNS_CLASSES
     mix = args.mix_synthetic and hands and data.kind != "folder"
     mixed_x, mixed_y = utils.add_synthetic("signs", train_x, train_y, args.dry_run, 4) if mix else (train_x, train_y)
     train_y, mixed_y, validation_y, test_y = (

@@ -10,6 +10,7 @@
 Data: SIGNS, as in signs_functional.py; SYNTHETIC images if its files are not there.
 """
 
+from datasets import SIGNS_CLASSES
 from support import cli
 from support.errors import run_main
 
@@ -45,6 +46,8 @@ def main():
     args = parse_args()
     if args.seeds > 1 or args.folds > 1:
         return cli.run_several(args)
+    if args.predict:  # step 7, with a model that is trained already
+        return cli.predict(args, "signs_resnet50", SIGNS_CLASSES, network="ResNet50")
 
     # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
     #    Rewriting the graph of so many layers would delay the first batch by seconds and gain nothing.
@@ -56,8 +59,8 @@ def main():
     from support.fused_adam import Adam  # Keras's formula, in fewer operations
     from support.pretrained import set_trainable
 
-    if args.predict or args.export:  # step 7, with a model that is trained already
-        return utils.predict_or_export(args, "signs_resnet50", utils.SIGNS_CLASSES, network="ResNet50")
+    if args.export:  # the trained model, for other programs
+        return utils.export(args, "signs_resnet50", SIGNS_CLASSES, network="ResNet50")
 
     # 2. Load the training and test sets.
     data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
@@ -65,7 +68,7 @@ def main():
     # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
     #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
-    mix = args.mix_synthetic and data.class_names == utils.SIGNS_CLASSES and data.kind == "real"
+    mix = args.mix_synthetic and data.class_names == SIGNS_CLASSES and data.kind == "real"
     mixed_x, mixed_y = utils.add_synthetic("signs", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
     train_y, mixed_y, validation_y, test_y = (
         utils.one_hot(y, len(data.class_names)) for y in (train_y, mixed_y, validation_y, data.test_y)

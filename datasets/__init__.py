@@ -2,3 +2,6 @@
 
 The .h5 files of the photographs belong in this folder; they are not part of the repository.
 """
+
+HAPPY_CLASSES = ("not smiling", "smiling")
+SIGNS_CLASSES = ("0", "1", "2", "3", "4", "5")

@@ -5,9 +5,8 @@ Here a model has two parts: the last `Dense` layer computes the logits, all laye
 
 import numpy as np
 import scipy
-from keras import Model
 
-from support.figures import ACCENT, GRID, SECOND, new_figure, save_figure
+from support.numpy_inference import Network
 
 # Bins of equal width. Guo et al. (2017) use 15 for thousands of images; with a hundred, many would be empty.
 BINS = 10
@@ -15,6 +14,10 @@ BINS = 10
 
 def features(model, x):
     """Return the input of the model's last layer, (m, n) float32, for images (m, height, width, 3), 0-255."""
+    if isinstance(model, Network):
+        return model.features(x)
+    from keras import Model
+
     body = Model(model.inputs[0], model.layers[-1].input)
     # Called directly: for so few images, the graph that `predict` traces first would take longer.
     batches = [body(np.asarray(x[start : start + 64], np.float32), training=False) for start in range(0, len(x), 64)]
@@ -23,14 +26,16 @@ def features(model, x):
 
 def logits(model, features):
     """Return the logits (m, k) of features (m, n); a single sigmoid gets two columns, 0 and its own logit."""
-    kernel, bias = (np.asarray(weights, np.float32) for weights in model.layers[-1].get_weights())
+    head = model.layers[-1]
+    kernel, bias = (np.asarray(weights, np.float32) for weights in (head.kernel, head.bias))
     values = features @ kernel + bias
     return np.hstack([np.zeros_like(values), values]) if values.shape[1] == 1 else values
 
 
 def softmax(logits):
     """Turn logits (m, k) into probabilities (m, k), float64."""
-    return scipy.special.softmax(logits.astype(np.float64), axis=1)
+    logits = logits.astype(np.float64)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 def class_probabilities(outputs):
@@ -128,6 +133,8 @@ def plot_reliability(results, temperature, path, kind):
 
     Returns: dict with `temperature` and the expected calibration errors, `calibration_error_before` and `_after`.
     """
+    from support.figures import ACCENT, GRID, SECOND, new_figure, save_figure
+
     labels, after, errors = results["labels"], results["probabilities"], []
     before = undo_temperature(after, temperature)
     figure, ((top,), (bottom,)) = new_figure(4.8, 5.4, 2, 1, height_ratios=(3, 1))

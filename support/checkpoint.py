@@ -8,8 +8,6 @@ import keras
 from support import distribution
 from support.files import atomic_write
 
-CHECKPOINT = "checkpoint.weights.h5"
-
 
 class Checkpoint(keras.callbacks.Callback):
     """Add each epoch to the history, a dict of lists, and save all that is needed to continue after it.
@@ -39,13 +37,3 @@ class Checkpoint(keras.callbacks.Callback):
 def generators(model):
     """Return the states of the dropout layers' generators, variables that Keras does not save with the weights."""
     return [variable for variable in model.variables if "seed_generator" in variable.path]
-
-
-def read_checkpoint(path):
-    """Return the state saved beside the weights, a dict, or None if there is no readable checkpoint."""
-    try:
-        with h5py.File(path, "r") as file:
-            state = json.loads(file["state"][()])
-            return state if {"config", "history", "rng_state"} <= set(state) else None
-    except Exception:  # h5py raises many types for a damaged file
-        return None

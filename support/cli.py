@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import pathlib
 import re
 
@@ -209,15 +210,25 @@ def run_several(args):
     return seeds.run_folds(args) if args.folds > 1 else seeds.run_seeds(args)
 
 
+def predict(args, script, class_names, network=None):
+    """Answer for the images of --predict; see `support.predict`."""
+    # NumPy computes so small networks fastest in one thread; it reads this when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from support import predict
+
+    return predict.predict(args, script, class_names, network, lambda: start_keras(args))
+
+
 def start_keras(args, rewrite_graph=True):
     """Start Keras as the options say, settle those that depend on the device, and return the device in words.
 
     Models that are built from then on are distributed over several devices, if that was asked for.
     """
+    train = not (args.predict or args.export)
     device, args.deterministic, args.mixed_precision = startup.start_keras(
-        args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph
+        args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph, train
     )
-    if args.predict or args.export:
+    if not train:
         return device
     count = distribution.start(args.distribute, args.batch_size)
     if args.distribute or count > 1:

@@ -9,7 +9,7 @@ import os
 import threading
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from support.errors import InputError, require
 
@@ -49,20 +49,20 @@ def find_hand(image):
     """
     pixels = image.astype(np.float32)
     # The logarithm of red over blue does not change with the brightness; 8 grey levels keep noise in the dark small.
-    redness = ndimage.gaussian_filter(np.log((pixels[..., 0] + 8) / (pixels[..., 2] + 8)), max(image.shape) / 250)
+    redness = scipy.ndimage.gaussian_filter(np.log((pixels[..., 0] + 8) / (pixels[..., 2] + 8)), max(image.shape) / 250)
     if np.ptp(redness) < 0.2:
         return None  # grey
     threshold = _otsu_threshold(redness)
     wall, skin = np.median(redness[redness <= threshold]), np.median(redness[redness > threshold])
     red = redness > 0.6 * wall + 0.4 * skin  # fingertips and the hand's edges are less red than its middle
-    parts, _ = ndimage.label(red)
+    parts, _ = scipy.ndimage.label(red)
     sizes = np.bincount(parts[red])
     hand = parts == sizes.argmax()
     border = np.concatenate([hand[0], hand[-1], hand[:, 0], hand[:, -1]])
     # A hand is in one piece and clearly redder than the wall. What fills a third of the border is a wall itself.
     if skin - wall < 0.2 or sizes.max() < 0.6 * red.sum() or border.mean() > 0.3 or not 0.005 < hand.mean() < 0.65:
         return None
-    top_left, bottom_right = _without_arm(ndimage.binary_fill_holes(hand))
+    top_left, bottom_right = _without_arm(scipy.ndimage.binary_fill_holes(hand))
     side = HAND_MARGIN * max(bottom_right - top_left)
     y, x = (top_left + bottom_right) / 2
     return x, y - 0.03 * side, side  # some of the arm is seen below the hand, as in the SIGNS photographs
@@ -83,7 +83,7 @@ def _otsu_threshold(values):
 
 def _without_arm(hand):
     """Return the upper left and the lower right corner (row, column) of a mask, without what lies below the wrist."""
-    depth = ndimage.distance_transform_edt(np.pad(hand, 1))[1:-1, 1:-1][hand]  # of each point, from the outline
+    depth = scipy.ndimage.distance_transform_edt(np.pad(hand, 1))[1:-1, 1:-1][hand]  # of each point, from the outline
     points = np.argwhere(hand)
     at_border = (points == 0).any(axis=1) | (points == np.subtract(hand.shape, 1)).any(axis=1)
     # The deepest points lie in the middle of the palm, but also in a thick forearm: take the one farthest from where

@@ -6,16 +6,20 @@ model computes in 8-bit integers; its accuracy on the test set is printed.
 
 import contextlib
 import io
+import os
+import pathlib
 import warnings
 
 import numpy as np
 import tensorflow as tf
 
 from support.calibration import class_probabilities
-from support.errors import InputError, require
-from support.files import atomic_write
+from support.errors import InputError, printable, require
+from support.files import atomic_write, read_json
 from support.output import prepare_output_dir
+from support.predict import CONFIDENCE
 from support.startup import quiet_startup
+from support.trained_model import load_trained_model
 from support.web import render_live_page
 
 INT8_FILE = "model_int8.tflite"
@@ -65,6 +69,35 @@ FORMATS = {
     "saved_model": ("saved_model", load_saved_model, {}),
     "litert": ("model.tflite", load_litert, {"ai_edge_litert": "ai-edge-litert>=2.1,<3"}),
 }
+
+
+def export(args, script, class_names, load_data, network=None):
+    """Do what --export asks for, and return the exit code; see `load_trained_model`.
+
+    `load_data` is the function of `cnn_utils` that loads the script's data set.
+    """
+    model, metadata = load_trained_model(args.output_dir, script, class_names, network)
+    data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
+    export_model(model, args.export, args.output_dir, metadata | {"confidence": CONFIDENCE}, data)
+    return 0
+
+
+def _load_data_of_run(args, load_data, class_names):
+    """Return the `Dataset` that the options name, else that of the run; None, after saying so, if it is missing."""
+    metrics = read_json(pathlib.Path(args.output_dir) / "metrics.json") or {}
+    folder, fold = args.data_dir or metrics.get("data_dir"), str(metrics.get("fold"))
+    try:
+        if args.data != "synthetic" and not (isinstance(folder, str | pathlib.Path) and os.path.isdir(folder)):
+            raise InputError(f"the data of the run are not there; name their folder. Received: {folder}")
+        data = load_data(args.data, folder, fold=fold if "/" in fold else None, cache_dir=args.cache_dir)
+        if tuple(data.class_names) != tuple(class_names):
+            raise InputError(f"the model knows {', '.join(class_names)}. Received: {', '.join(data.class_names)}")
+    except InputError as error:
+        print(f"model_int8.tflite needs images (--data-dir) and is left out: {printable(str(error))}")
+        return None
+    if data.hashes != metrics.get("data_files"):
+        print("These are not the files of the run: the model may have been trained on some of the test images")
+    return data
 
 
 def export_model(model, formats, output_dir, metadata=None, data=None):

@@ -9,9 +9,12 @@ import pathlib
 import shutil
 import tempfile
 
-from support.checkpoint import CHECKPOINT, read_checkpoint
+import h5py
+
 from support.errors import InputError
 from support.files import read_json
+
+CHECKPOINT = "checkpoint.weights.h5"
 
 # Everything a training run writes, so that an earlier run can be archived completely.
 RESULT_FILES = f"""model.keras history.csv metrics.json examples.png learning_curves.png confusion_matrix.png
@@ -66,6 +69,16 @@ def prepare_output_dir(output_dir, config=None, resume=False):
     elif not resume:
         checkpoint.unlink(missing_ok=True)  # damaged
     return output_dir
+
+
+def read_checkpoint(path):
+    """Return the state saved beside the weights, a dict, or None if there is no readable checkpoint."""
+    try:
+        with h5py.File(path, "r") as file:
+            state = json.loads(file["state"][()])
+            return state if {"config", "history", "rng_state"} <= set(state) else None
+    except Exception:  # h5py raises many types for a damaged file
+        return None
 
 
 def is_finished(output_dir, config):

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import os
 import pathlib
 import sys
@@ -16,19 +17,20 @@ from datasets.images import Photo, read_photo
 from support.calibration import features, logits, softmax
 from support.detection import SUBJECTS, finder
 from support.errors import INTERRUPTED, InputError, printable
-from support.explain import overlay_heatmap
-from support.export import export_model
-from support.figures import SECOND, image_grid, show_figures
-from support.files import atomic_write, csv_table, read_json
+from support.files import atomic_write, csv_table
+from support.numpy_inference import Network
 from support.ood import knn_distance
 from support.output import prepare_output_dir
-from support.trained_model import load_trained_model
+from support.trained_model import load_keras_model, load_trained_model
 
 # Predictions with a lower probability are "not sure": more than three in ten of them would be wrong.
 CONFIDENCE = 0.7
 
 # Up to this many images are printed and drawn one by one.
 FEW = 24
+
+# Up to this many images, NumPy has answered before TensorFlow would be imported; each of --tta's crops counts as one.
+FEW_FOR_NUMPY = 1000
 
 # This many images are read and classified at a time.
 BATCH = 64
@@ -46,42 +48,41 @@ class Answer(NamedTuple):
     reason: str  # why the model is not sure, or what is wrong with the file; "" if it is sure
 
 
-def predict_or_export(args, script, class_names, load_data, network=None):
-    """Do what --predict or --export asks for, and return the exit code; see `load_trained_model`.
+def predict(args, script, class_names, network, start_tensorflow):
+    """Do what --predict asks for, and return the exit code; see `load_trained_model`.
 
-    `load_data` is the function of `cnn_utils` that loads the script's data set.
+    For a few images, NumPy computes what it can; otherwise `start_tensorflow()` is called, and Keras does.
     """
-    model, metadata = load_trained_model(args.output_dir, script, class_names, network)
-    if args.export:
-        data = _load_data_of_run(args, load_data, metadata["classes"]) if "litert" in args.export else None
-        export_model(model, args.export, args.output_dir, metadata | {"confidence": CONFIDENCE}, data)
-        return 0
+    if not args.show:
+        os.environ["MPLBACKEND"] = "agg"  # before Matplotlib is imported: no display is needed
+    images = len(list_images(args.predict)[0]) * (10 if args.tta else 1)
+    if images <= FEW_FOR_NUMPY and not args.explain:
+        load = functools.partial(_load_in_numpy, start_tensorflow)
+    else:
+        start_tensorflow()
+        load = load_keras_model
+    model, metadata = load_trained_model(args.output_dir, script, class_names, network, load)
     # For classes of your own, it is not known what to look for.
     ours = metadata["data"] != "folder" and tuple(metadata["classes"]) == tuple(class_names)
     subject = SUBJECTS[script] if ours else None
     options = {"subject": subject, "crop": args.crop, "tta": args.tta, "explain": args.explain}
     code = predict_images(model, metadata, args.predict, args.output_dir, **options)
     if args.show:
+        from support.figures import show_figures
+
         show_figures()
     return code
 
 
-def _load_data_of_run(args, load_data, class_names):
-    """Return the `Dataset` that the options name, else that of the run; None, after saying so, if it is missing."""
-    metrics = read_json(pathlib.Path(args.output_dir) / "metrics.json") or {}
-    folder, fold = args.data_dir or metrics.get("data_dir"), str(metrics.get("fold"))
+def _load_in_numpy(start_tensorflow, path):
+    """Return the network in NumPy, or Keras's, which knows other networks, and the reason if a file is damaged."""
     try:
-        if args.data != "synthetic" and not (isinstance(folder, str | pathlib.Path) and os.path.isdir(folder)):
-            raise InputError(f"the data of the run are not there; name their folder. Received: {folder}")
-        data = load_data(args.data, folder, fold=fold if "/" in fold else None, cache_dir=args.cache_dir)
-        if tuple(data.class_names) != tuple(class_names):
-            raise InputError(f"the model knows {', '.join(class_names)}. Received: {', '.join(data.class_names)}")
-    except InputError as error:
-        print(f"model_int8.tflite needs images (--data-dir) and is left out: {printable(str(error))}")
-        return None
-    if data.hashes != metrics.get("data_files"):
-        print("These are not the files of the run: the model may have been trained on some of the test images")
-    return data
+        model = Network(path)
+    except Exception:  # zipfile, json, h5py and NumPy raise many types for other networks and damaged files
+        start_tensorflow()
+        return load_keras_model(path)
+    print(f"Device: CPU, float32 (NumPy {np.__version__})")
+    return model
 
 
 def ten_crop(image):
@@ -114,6 +115,8 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
     Returns: 0; 1 if something could not be read; 130 after Ctrl-C, which keeps the answers so far.
     """
     files, faults = list_images(paths)
+    for fault in faults:
+        print(f"error: {printable(fault)}", file=sys.stderr)
     if not files:
         return 1
     folder, classes = prepare_output_dir(pathlib.Path(output_dir) / "predictions"), metadata["classes"]
@@ -130,7 +133,7 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
             for number, answer in enumerate(tqdm(answers, total=len(files), unit="image", disable=few)):
                 write_row(_table_row(answer, classes, subject))
                 if answer.photo is None:
-                    faults += 1
+                    faults.append(answer.reason)
                     tqdm.write(f"error: {printable(answer.reason)}", file=sys.stderr)
                     continue
                 counts["not sure" if answer.reason else classes[answer.probabilities.argmax()]] += 1
@@ -142,12 +145,13 @@ def predict_images(model, metadata, paths, output_dir, *, subject=None, crop="au
         found = ", ".join(f"{name}: {counts[name]:,}" for name in (*classes, "not sure"))
         print(f"{counts.total():,} of {len(files):,} images answered: {found}; {len(drawn)} of them are drawn")
     if drawn:
-        _draw(model, metadata, drawn, folder, subject, explain, quiet=not few)
+        _save_pixels(drawn, classes, folder, subject, quiet=not few)
+        _draw(model, metadata, drawn, folder, subject, explain)
     return INTERRUPTED if interrupted else 1 if faults else 0
 
 
 def list_images(paths):
-    """Return the image files among the paths and in their folders, and the number of faults, which it prints.
+    """Return the image files among the paths and in their folders, and a list of what is wrong with these folders.
 
     Folders are searched in alphabetical order, subfolders included.
     """
@@ -164,9 +168,7 @@ def list_images(paths):
             others = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(3)) or "no files"
             faults.append(f"{path}: expected a folder with images (.jpg, .png, .webp, .tif, ...). Received: {others}")
         files += found
-    for fault in faults:
-        print(f"error: {printable(fault)}", file=sys.stderr)
-    return files, len(faults)
+    return files, faults
 
 
 def _finder(subject):
@@ -223,34 +225,47 @@ def _found(photo, subject):
     return f"{subject} found" if photo.found else f"no {subject} found: centre"
 
 
-def _draw(model, metadata, answers, folder, subject, explain, quiet):
-    """Save what the model saw, alone and beside the whole image, and print the answers unless `quiet`."""
-    images, captions, heatmaps = [], [], []
+def _save_pixels(answers, classes, folder, subject, quiet):
+    """Save what the model saw, and print the answers unless `quiet`."""
     for number, (path, photo, probabilities, reason) in answers:
-        label = probabilities.argmax()
-        answer = f"{metadata['classes'][label]} ({probabilities[label]:.1%})"
         # Numbered, because two folders may have files of the same name; cut, because a name has at most 255 bytes.
         seen = folder / f"{number:02d}_{printable(path.stem).encode()[:100].decode(errors='ignore')}.png"
         with atomic_write(seen) as temporary:
             Image.fromarray(photo.pixels).save(temporary)
-        name, found = printable(path.name), _found(photo, subject)
+        if not quiet:
+            answer = _best_guess(probabilities, classes)
+            answer = f"not sure, {reason}; best guess {answer}" if reason else answer
+            found = f"{found}; " if (found := _found(photo, subject)) else ""
+            print(f"{printable(str(path))}: {answer}; {found}what the model saw: {seen}", flush=True)
+
+
+def _best_guess(probabilities, classes):
+    """Return the most probable class and its probability in words."""
+    label = probabilities.argmax()
+    return f"{classes[label]} ({probabilities[label]:.1%})"
+
+
+def _draw(model, metadata, answers, folder, subject, explain):
+    """Draw what the model saw beside the whole image, with the answers."""
+    from support.figures import SECOND, image_grid  # only after the answers: Matplotlib's import takes a while
+
+    images, captions = [], []
+    for _, (path, photo, probabilities, reason) in answers:
+        answer, name = _best_guess(probabilities, metadata["classes"]), printable(path.name)
         name = name if len(name) <= 24 else f"{name[:11]}...{name[-10:]}"
         whole = Image.fromarray(photo.overview)
         edges = [photo.scale * edge for edge in photo.box]
         width = max(1, max(whole.size) // 80)
         ImageDraw.Draw(whole).rectangle([*edges[:2], edges[2] - 1, edges[3] - 1], outline=SECOND, width=width)
         images += [whole, photo.pixels]
-        captions += [f"{name}\n{found}", f"not sure:\n{answer}" if reason else answer]
-        if explain:
-            heatmaps.append(overlay_heatmap(model, photo.pixels, label))
-        if not quiet:
-            answer = f"not sure, {reason}; best guess {answer}" if reason else answer
-            found = f"{found}; " if found else ""
-            print(f"{printable(str(path))}: {answer}; {found}what the model saw: {seen}")
+        captions += [f"{name}\n{_found(photo, subject)}", f"not sure:\n{answer}" if reason else answer]
     trained = ", trained on SYNTHETIC images," if metadata["data"] == "synthetic" else ""
     # The images are the user's own, so the figures are never marked as synthetic.
     image_grid(images, captions, f"What the model{trained} saw and predicted", folder / "predictions.png", "real")
     if explain:
+        from support.explain import overlay_heatmap  # TensorFlow
+
+        heatmaps = [overlay_heatmap(model, answer.photo.pixels, answer.probabilities.argmax()) for _, answer in answers]
         title = "What led to the prediction: the brighter, the more"
         image_grid(heatmaps, captions[1::2], title, folder / "explanations.png", "real")
 

@@ -13,7 +13,6 @@ import re
 import zipfile
 
 import h5py
-import keras
 import numpy as np
 
 from support.errors import InputError
@@ -123,6 +122,8 @@ def _identity_blocks(model):
 
 def _imagenet_layers(model):
     """Download the ImageNet weights through Keras, which keeps the file and checks its hash."""
+    import keras
+
     # The names are checked before 94 MB are downloaded.
     standard = keras.applications.ResNet50(weights=None, include_top=False)
     names, expected = ({layer.name for layer in network.layers if layer.weights} for network in (model, standard))
@@ -141,6 +142,8 @@ def _imagenet_layers(model):
 
 def _stored_layers(path, network):
     """Read a file of weights: dict from layer names to lists of arrays; `network` is the name of the model."""
+    import keras
+
     name = path.name.lower()
     try:
         if name.endswith(".keras"):

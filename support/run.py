@@ -16,12 +16,12 @@ from PIL import Image
 
 from support import distribution
 from support.calibration import calibrate, plot_reliability, wrong_predictions
-from support.checkpoint import CHECKPOINT, Checkpoint, generators, read_checkpoint
+from support.checkpoint import Checkpoint, generators
 from support.errors import INTERRUPTED, InputError, require
 from support.figures import show_figures
 from support.files import atomic_write, csv_table, read_json, sha256, write_json
 from support.ood import feature_bank, ood_threshold
-from support.output import RESULT_FILES, archive, is_finished, prepare_output_dir
+from support.output import CHECKPOINT, RESULT_FILES, archive, is_finished, prepare_output_dir, read_checkpoint
 from support.pretrained import weights_file
 from support.report import write_report
 

@@ -47,10 +47,10 @@ def supports_bfloat16():
         return False
 
 
-def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewrite_graph=True):
+def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewrite_graph=True, train=True):
     """Import Keras and its backend quietly, seed every random generator, print the device in one line.
 
-    Processes that the environment names join each other here; see `support.distribution`.
+    To train, processes that the environment names join each other here; see `support.distribution`.
 
     Args:
         seed: int >= 0, for Python, NumPy and the backend.
@@ -61,6 +61,7 @@ def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewr
             nothing, but not on a GPU.
         show: bool; figures are opened in windows later, so a display is needed.
         rewrite_graph: bool; TensorFlow optimises the graphs it traces, before their first step.
+        train: bool; a trained model needs no other process.
 
     Returns: the device in words, and the settled values of `deterministic` and `mixed_precision`.
     Raises InputError: the backend is neither TensorFlow nor JAX, or the other processes cannot be joined.
@@ -75,7 +76,8 @@ def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewr
     with quiet_startup():
         import keras
         import tensorflow as tf
-    join_processes()
+    if train:
+        join_processes()
     backend = keras.config.backend()  # a file of Keras's may name it as well
     gpus = _start_jax(tf) if backend == "jax" else _start_tensorflow(tf, rewrite_graph)
     if not show:

@@ -6,7 +6,6 @@ import pathlib
 import zipfile
 
 import h5py
-import keras
 import numpy as np
 
 from datasets.images import IMAGE_SHAPE
@@ -19,7 +18,14 @@ MAX_WIDTH = 4096
 MAX_FILE_BYTES = 2**30
 
 
-def load_trained_model(output_dir, script, class_names, network=None):
+def load_keras_model(path):
+    """Return the model of a `.keras` file, without running code from it."""
+    import keras
+
+    return keras.models.load_model(path, safe_mode=True)
+
+
+def load_trained_model(output_dir, script, class_names, network=None, load=load_keras_model):
     """Load the model that a run of the script has saved, or the one in weights/, without running code from the file.
 
     Args:
@@ -27,9 +33,10 @@ def load_trained_model(output_dir, script, class_names, network=None):
         script: str, the script's name without ".py".
         class_names: the class names, for a model without metadata.
         network: str, the name of the Keras model, if it is not the script's.
+        load: function from the path to a Keras model, or to a `numpy_inference.Network`.
 
     Returns:
-        The Keras model, and its metadata, a dict with `classes`, `data`, `dry_run`, `temperature`,
+        The model, and its metadata, a dict with `classes`, `data`, `dry_run`, `temperature`,
         `ood_threshold` and `feature_bank`, float16 (t, n); these two are None if the file has none.
 
     Raises InputError: there is no model, or the file is damaged or holds something else.
@@ -37,7 +44,6 @@ def load_trained_model(output_dir, script, class_names, network=None):
     path = pathlib.Path(output_dir) / "model.keras"
     shipped = weights_file("synthetic", script)
     if not os.path.exists(path) and shipped.exists():
-        print(f"There is no trained model in {output_dir}: using the one that comes with the project")
         path = shipped
     elif not os.path.exists(path):
         advice = f"Train one first with `python {script}.py`, or name the folder of an earlier run with --output-dir"
@@ -45,10 +51,10 @@ def load_trained_model(output_dir, script, class_names, network=None):
     part = "a damaged .keras file"
     try:
         _check_file(path)
-        model = keras.models.load_model(path, safe_mode=True)
+        model = load(path)
         _check_network(model, network or script)
         part = "damaged metadata"
-        metadata = _read_metadata(path, class_names, model.layers[-1].input.shape[-1])
+        metadata = _read_metadata(path, class_names, model.layers[-1].kernel.shape[0])
         outputs, classes = model.output_shape[-1], len(metadata["classes"])
         if max(2, outputs) != classes:
             raise InputError(f"a model with {outputs} outputs, where one for each of {classes} classes was expected")
@@ -63,6 +69,8 @@ def load_trained_model(output_dir, script, class_names, network=None):
         expected = f"{path} must be a model saved by {script}.py"
         advice = "train it again, or name the folder of another run with --output-dir"
         raise InputError(f"{expected}; {advice}. Received: {reason}") from None
+    if path == shipped:
+        print(f"There is no trained model in {output_dir}: using the one that comes with the project")
     own = f"your own images of {', '.join(metadata['classes'])}"
     sources = {"synthetic": "SYNTHETIC images only, not photographs", "real": "real photographs", "folder": own}
     warning = ", but only by a --dry-run: it has learnt next to nothing" if metadata["dry_run"] else ""
@@ -109,7 +117,8 @@ def _largest_integer(config):
 def _check_network(model, name):
     """Raise an error unless a model has the name, input and last layer of ours, and finite weights."""
     inputs, outputs, layers = (getattr(model, key, None) for key in ("input_shape", "output_shape", "layers"))
-    dense = isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(layers[-1], keras.layers.Dense)
+    dense = isinstance(outputs, tuple) and len(outputs) == 2 and type(layers[-1]).__name__ == "Dense"
+    dense = dense and layers[-1].bias is not None
     if model.name != name or inputs != (None, *IMAGE_SHAPE) or not dense:
         found = f"{printable(model.name)!r} from {inputs} to {outputs}, where {name!r} from {(None, *IMAGE_SHAPE)}"
         raise InputError(f"a network of another architecture, {found} was expected")

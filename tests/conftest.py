@@ -65,6 +65,7 @@ def tiny_run(folder, *options, first_phase=0, stop=None):
     `stop`: a number of epochs and the exception that ends the training after them.
     """
     import keras
+    import tensorflow as tf
 
     import cnn_utils as utils
 
@@ -89,7 +90,7 @@ def tiny_run(folder, *options, first_phase=0, stop=None):
         model.fit = stopped_fit
 
     def augment(images, seed):
-        return keras.ops.cast(images, "float32")
+        return tf.cast(images, "float32")
 
     stages = [utils.Stage(name, share, train_x, train_y, augment) for name, share in (("first", 1), ("second", 2))]
     for epochs in [first_phase] * bool(first_phase) + [args.epochs - first_phase]:

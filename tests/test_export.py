@@ -18,7 +18,7 @@ import resnet_utils
 import signs_functional
 from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
-from support import predict
+from support import export
 from support.calibration import class_probabilities
 from support.cli import ScriptParser
 from support.errors import InputError
@@ -91,7 +91,7 @@ def test_the_data_of_the_run_are_found_again(tmp_path, capsys, write_h5):
     parse = ScriptParser("", "script", epochs=1, batch_size=1, learning_rate=1).parse_args
     args = parse(["--export", "litert", "--output-dir", str(tmp_path)])
     classes = utils.SIGNS_CLASSES
-    find = functools.partial(predict._load_data_of_run, load_data=utils.load_signs_dataset, class_names=classes)
+    find = functools.partial(export._load_data_of_run, load_data=utils.load_signs_dataset, class_names=classes)
     assert find(args) is None and "model_int8.tflite needs images (--data-dir)" in capsys.readouterr().out
     folder = tmp_path / "data"
     folder.mkdir()

@@ -1,6 +1,8 @@
 """Model files: what a run saves is loaded whole, and any other file is refused with what it is."""
 
+import functools
 import io
+import re
 import types
 import zipfile
 
@@ -10,7 +12,7 @@ import pytest
 
 import happy_sequential
 import signs_functional
-from support import trained_model
+from support import predict, trained_model
 from support.errors import InputError
 from support.ood import feature_bank, ood_threshold
 from support.run import Run
@@ -66,9 +68,9 @@ def test_a_missing_model_is_named_with_the_command_that_trains_it(tmp_path):
         load_trained_model(tmp_path, "signs_resnet50", DIGITS)
 
 
-def network(*layers, outputs=6, inputs=(64, 64, 3), name="signs_functional"):
+def network(*layers, outputs=6, inputs=(64, 64, 3), name="signs_functional", bias=True):
     """Return a small network with the name, input and output of the script's."""
-    layers = [keras.layers.Input(inputs), *layers, keras.layers.Flatten(), keras.layers.Dense(outputs)]
+    layers = [keras.layers.Input(inputs), *layers, keras.layers.Flatten(), keras.layers.Dense(outputs, use_bias=bias)]
     return keras.Sequential(layers, name=name)
 
 
@@ -170,6 +172,7 @@ FILES = {
         r"another architecture, 'signs_functional' from \(None, 28, 28, 1\)",
     ),
     "other output": (lambda path: write_model(path, network(outputs=10)), "a model with 10"),
+    "no bias": (lambda path: write_model(path, network(bias=False)), "a network of another architecture"),
     "NaN": (not_finite, "weights that are not finite numbers"),
     "huge": (huge, "another architecture, with 1,000,000,000 features in one layer"),
     "cut notes": (with_notes("{"), "damaged metadata"),
@@ -194,6 +197,10 @@ def test_any_other_file_is_refused_with_what_it_is(tmp_path, monkeypatch, kind):
     with pytest.raises(InputError, match=rf"^{path} must .*Received: (.*{reason})") as error:
         load_trained_model(tmp_path, "signs_functional", DIGITS)
     assert "\n" not in str(error.value)
+    # Word for word the same where NumPy is to answer.
+    load = functools.partial(predict._load_in_numpy, lambda: None)
+    with pytest.raises(InputError, match=f"^{re.escape(str(error.value))}$"):
+        load_trained_model(tmp_path, "signs_functional", DIGITS, load=load)
     assert not (tmp_path / "x").exists()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import types
 import weakref
 
@@ -14,7 +15,7 @@ import signs_functional
 from datasets.images import read_image
 from support import predict as prediction
 from support.ood import feature_bank
-from support.predict import predict_images, predict_or_export, ten_crop
+from support.predict import predict_images, ten_crop
 
 
 def test_ten_crops_are_the_image_its_corners_and_their_mirror_images():
@@ -195,6 +196,27 @@ def test_without_the_package_that_finds_faces_the_centre_is_used_with_a_word(mod
 
 
 @pytest.mark.parametrize(
+    "count, tta, explain, in_numpy",
+    [(30, False, False, True), (31, False, False, False), (3, True, False, True), (4, True, False, False)]
+    + [(1, False, True, False)],
+)
+def test_tensorflow_starts_only_for_many_images_and_for_heatmaps(monkeypatch, count, tta, explain, in_numpy):
+    class Loaded(Exception):
+        """Ends the prediction where the model is loaded."""
+
+    def load_trained_model(*arguments):
+        raise Loaded(arguments[-1] is not prediction.load_keras_model)
+
+    monkeypatch.setattr(prediction, "load_trained_model", load_trained_model)
+    monkeypatch.setattr(prediction, "FEW_FOR_NUMPY", 30)
+    args = types.SimpleNamespace(output_dir=".", predict=[pathlib.Path("a.png")] * count, show=False)
+    args.tta, args.explain, started = tta, explain, []
+    with pytest.raises(Loaded) as loaded:
+        prediction.predict(args, "signs_functional", ("0", "1"), None, lambda: started.append(1))
+    assert loaded.value.args[0] == in_numpy and started == [1] * (not in_numpy)
+
+
+@pytest.mark.parametrize(
     "metadata, subject",
     [
         ({"data": "real", "classes": ["0", "1"]}, "hand"),
@@ -206,7 +228,7 @@ def test_hands_are_looked_for_only_if_the_classes_are_those_of_the_script(monkey
     asked = []
     monkeypatch.setattr(prediction, "load_trained_model", lambda *arguments: (None, metadata))
     monkeypatch.setattr(prediction, "predict_images", lambda *arguments, **options: asked.append(options) or 0)
-    args = types.SimpleNamespace(output_dir=".", export=None, predict=["a.png"], crop="auto", tta=False, explain=False)
+    args = types.SimpleNamespace(output_dir=".", predict=[pathlib.Path("a.png")], crop="auto", tta=False, explain=False)
     args.show = False
-    assert predict_or_export(args, "signs_functional", ("0", "1"), None) == 0
+    assert prediction.predict(args, "signs_functional", ("0", "1"), None, lambda: None) == 0
     assert asked[0]["subject"] == subject and asked[0]["crop"] == "auto"

@@ -19,10 +19,10 @@ from conftest import ROOT, open_tiny_run, run_code, run_script, tiny_run
 from PIL import Image
 
 from support import startup
-from support.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint
+from support.checkpoint import Checkpoint
 from support.cli import ScriptParser
 from support.errors import InputError
-from support.output import is_finished, prepare_output_dir
+from support.output import CHECKPOINT, is_finished, prepare_output_dir, read_checkpoint
 from support.run import SETTINGS
 
 CONFIG = {"epochs": 3, "seed": 1, "blocks": (2, 3)}
