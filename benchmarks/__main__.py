@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.hdf5 import load_h5
+from datasets.images import IMAGE_SHAPE
 from datasets.synthetic import render_dataset
 from support.cli import ROOT, existing_folder, integer
 from support.errors import InputError, run_main
@@ -31,6 +33,7 @@ from support.startup import supports_bfloat16
 SCRIPTS = ("happy_sequential", "signs_functional", "signs_resnet50")
 H5_COUNTS = (1_000, 10_000, 50_000)  # images in .h5 files
 FILE_COUNTS = (2_000, 20_000)  # images in a folder
+PROCESS_COUNTS = (10_000, 100_000)  # images in a folder, for two processes
 
 
 def run(*arguments):
@@ -48,6 +51,30 @@ def run(*arguments):
         raise SystemExit(f"{' '.join(command[1:])} ended with code {process.returncode}:\n{printed[-3000:]}")
     print(f"  {' '.join(command[1:5])}: {seconds:.1f} s, {peak:.0f} MiB", flush=True)
     return printed, seconds, peak
+
+
+def run_together(count, *arguments):
+    """Run a Python command in `count` processes that train one model on JAX; return the peak memory of each in MiB."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"JOB_ADDRESSES": f"127.0.0.1:{free.getsockname()[1]}", "NUM_PROCESSES": str(count)}
+    started = []
+    for number in range(count):
+        variables = {f"KERAS_DISTRIBUTION_{name}": value for name, value in place.items()}
+        env = {**os.environ, "KERAS_BACKEND": "jax", **variables, "KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
+        command = [sys.executable, *map(str, arguments)]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL))
+    peaks = []
+    for process in started:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peaks.append(usage.ru_maxrss / 1024)
+    if any(process.returncode for process in started):
+        raise SystemExit(f"{' '.join(command[1:])} failed in {count} processes")
+    print(
+        f"  {' '.join(command[1:5])}: {count} processes, {', '.join(f'{peak:.0f}' for peak in peaks)} MiB", flush=True
+    )
+    return peaks
 
 
 def measure(rounds, *cases):
@@ -170,30 +197,79 @@ def growth(args):
     yield row(f"signs_functional.py, memory added from {few:,} to {most:,} images / their size", [added], note)
 
 
+def write_links(place, count, images, labels):
+    """Make a folder with `count` JPEG files, links to a few, sorted by class; return its path."""
+    for number in range(count):
+        folder = pathlib.Path(place, str(count), str(labels[number % len(labels)]))
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(images[number % len(images)], folder / f"{number}.jpg")
+    return pathlib.Path(place, str(count))
+
+
+def write_images(place, size):
+    """Save the SYNTHETIC training hands as JPEG files of size x size pixels; return their paths and labels."""
+    x, y, _ = load_h5(render_dataset("signs")[0], "train")
+    paths = [pathlib.Path(place, f"{number}.jpg") for number in range(len(x))]
+    for path, image in zip(paths, x):
+        Image.fromarray(image).resize((size, size)).save(path, quality=90)
+    return paths, y
+
+
 def folder(args):
     """Measure how time and memory of signs_functional.py grow with the number of images in a folder."""
-    x, y, _ = load_h5(render_dataset("signs")[0], "train")
     measured = []
     with tempfile.TemporaryDirectory() as place:
-        for number, image in enumerate(x):
-            Image.fromarray(image).resize((256, 256)).save(f"{place}/{number}.jpg", quality=90)
+        images, labels = write_images(place, 256)
         for count in FILE_COUNTS:
-            for number in range(count):
-                label = f"{place}/{count}/{y[number % len(y)]}"
-                os.makedirs(label, exist_ok=True)
-                os.link(f"{place}/{number % len(x)}.jpg", f"{label}/{number}.jpg")
+            data = write_links(place, count, images, labels)
             options = "--epochs", 1, "--output-dir", f"{place}/output"
-            measured.append(run("signs_functional.py", "--data-dir", f"{place}/{count}", *options)[1:])
+            measured.append(run("signs_functional.py", "--data-dir", data, *options)[1:])
     seconds, peaks = np.transpose(measured)
     few, most = FILE_COUNTS
-    arrays = (most - few) * x[0].nbytes / 2**20
+    arrays = (most - few) * np.prod(IMAGE_SHAPE) / 2**20
     note = f"{peaks[0]:.0f} and {peaks[1]:.0f} MiB; {most - few:,} images as an array are {arrays:.0f} MiB"
     yield row(f"signs_functional.py, {most:,} / {few:,} JPEG files: peak memory", [peaks[1] / peaks[0]], note)
     note = f"{seconds[0]:.0f} and {seconds[1]:.0f} s for one epoch, start-up included"
     yield row(f"signs_functional.py, {most:,} / {few:,} JPEG files: time", [seconds[1] / seconds[0]], note)
 
 
-PARTS = {part.__name__: part for part in (signs, strangers, resnet, pipeline, inference, memory, growth, folder)}
+def jax(args):
+    """Compare signs_functional.py on JAX, in one process and in two that share each batch, with TensorFlow."""
+    seconds = {"tensorflow": [], "one process": [], "two processes": []}
+    with tempfile.TemporaryDirectory() as place:
+        options = "--data", "synthetic", "--no-mix-synthetic", "--epochs", 3, "--output-dir", place
+        for number in range(args.rounds):
+            for case in seconds if number % 2 else reversed(seconds):
+                if case == "tensorflow":
+                    run("signs_functional.py", *options)
+                else:
+                    run_together(1 + (case == "two processes"), "signs_functional.py", *options)
+                seconds[case].append(json.loads(pathlib.Path(place, "metrics.json").read_text())["train_seconds"])
+    slow, one, two = map(np.array, seconds.values())
+    note = "three epochs of SYNTHETIC hands, compiling included"
+    yield row("signs_functional.py, training time: JAX / TensorFlow", one / slow, note)
+    yield row("signs_functional.py, training time: JAX in two processes / in one", two / one, note)
+
+
+def processes(args):
+    """Measure how the memory of two processes that share each batch grows with the number of images in a folder."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as place:
+        images, labels = write_images(place, 64)
+        for count in PROCESS_COUNTS:
+            data = write_links(place, count, images, labels)
+            options = "--batch-size", 128, "--epochs", 1, "--output-dir", f"{place}/output"
+            peaks.append(run_together(2, "signs_functional.py", "--data-dir", data, *options))
+    few, most = PROCESS_COUNTS
+    for number, (before, after) in enumerate(zip(*peaks)):
+        note = f"{before:.0f} and {after:.0f} MiB"
+        yield row(f"process {number} of two, {most:,} / {few:,} JPEG files: peak memory", [after / before], note)
+
+
+PARTS = {
+    part.__name__: part
+    for part in (signs, strangers, resnet, pipeline, inference, memory, growth, folder, jax, processes)
+}
 
 
 def main():

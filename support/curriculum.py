@@ -35,18 +35,18 @@ class Curriculum:
         stages: list of `Stage`. Each gets whole epochs by its share, at least one if there are enough.
         epochs: int.
         batch_size: int; the last batch of an epoch may be smaller, unless batches must be whole (on JAX, or shared
-            among devices): then an epoch is rounded to whole batches.
+            among devices): then an epoch is rounded up to whole batches.
         seed: int, fixes the order and every augmentation.
         examples_per_epoch: int, the number of images in an epoch.
     """
 
     def __init__(self, stages, epochs, batch_size, seed, examples_per_epoch):
         self.stages, self.epochs, self.batch_size, self.seed = stages, epochs, batch_size, seed
-        self.place = distribution.place()
-        if distribution.whole_batches():
-            examples_per_epoch = batch_size * max(1, round(examples_per_epoch / batch_size))
-        self.examples_per_epoch = examples_per_epoch
         self.steps_per_epoch = math.ceil(examples_per_epoch / batch_size)
+        if distribution.whole_batches():
+            examples_per_epoch = self.steps_per_epoch * batch_size
+        self.examples_per_epoch = examples_per_epoch
+        self.place = distribution.place()
         ends = np.rint(np.cumsum([stage.share for stage in stages]) / sum(stage.share for stage in stages) * epochs)
         if epochs >= len(stages):
             # Every stage ends at least one epoch after the one before, and leaves one for each that follows.

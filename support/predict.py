@@ -48,18 +48,18 @@ class Answer(NamedTuple):
     reason: str  # why the model is not sure, or what is wrong with the file; "" if it is sure
 
 
-def predict(args, script, class_names, network, start_tensorflow):
+def predict(args, script, class_names, network, start_keras):
     """Do what --predict asks for, and return the exit code; see `load_trained_model`.
 
-    For a few images, NumPy computes what it can; otherwise `start_tensorflow()` is called, and Keras does.
+    For a few images, NumPy computes what it can; otherwise `start_keras()` is called, and Keras does.
     """
     if not args.show:
         os.environ["MPLBACKEND"] = "agg"  # before Matplotlib is imported: no display is needed
     images = len(list_images(args.predict)[0]) * (10 if args.tta else 1)
     if images <= FEW_FOR_NUMPY and not args.explain:
-        load = functools.partial(_load_in_numpy, start_tensorflow)
+        load = functools.partial(_load_in_numpy, start_keras)
     else:
-        start_tensorflow()
+        start_keras()
         load = load_keras_model
     model, metadata = load_trained_model(args.output_dir, script, class_names, network, load)
     # For classes of your own, it is not known what to look for.
@@ -74,12 +74,12 @@ def predict(args, script, class_names, network, start_tensorflow):
     return code
 
 
-def _load_in_numpy(start_tensorflow, path):
+def _load_in_numpy(start_keras, path):
     """Return the network in NumPy, or Keras's, which knows other networks, and the reason if a file is damaged."""
     try:
         model = Network(path)
     except Exception:  # zipfile, json, h5py and NumPy raise many types for other networks and damaged files
-        start_tensorflow()
+        start_keras()
         return load_keras_model(path)
     print(f"Device: CPU, float32 (NumPy {np.__version__})")
     return model

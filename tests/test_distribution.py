@@ -17,7 +17,7 @@ from conftest import ROOT, run_code, run_script
 import signs_functional
 from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
-from support import distribution
+from support import distribution, startup
 from support.curriculum import Curriculum, Stage, evaluation_dataset
 from support.distribution import LOST, Place
 from support.errors import InputError
@@ -48,7 +48,7 @@ def test_processes_share_out_the_same_batches_and_none_is_short(monkeypatch):
     for processes, process in (1, 0), (2, 0), (2, 1):
         at(Place(process, processes, 2), monkeypatch)
         curriculum = Curriculum(stages, 2, 16, 1, 70)
-        assert curriculum.steps_per_epoch == 4 and curriculum.examples_per_epoch == 64
+        assert curriculum.steps_per_epoch == 5 and curriculum.examples_per_epoch == 80
         found.append(list(curriculum.batches(0)))
         labels = [batch_y.numpy()[:, 0] for _, batch_y in curriculum.dataset()]
         assert [list(batch) for batch in labels] == [list(indices) for indices, _ in found[-1]]
@@ -110,6 +110,13 @@ def test_a_backend_of_another_kind_is_refused(monkeypatch):
     assert process.stderr == "error: KERAS_BACKEND must be tensorflow or jax. Received: torch\n"
 
 
+def test_without_jax_the_package_is_named(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match='pip install "jax>='):
+        startup.start_keras(1)
+
+
 # ------------------------------------------------------------------ devices of one machine
 
 # Splits the processor into logical devices before the script starts.
@@ -136,7 +143,7 @@ def test_a_run_is_distributed_over_the_devices_of_tensorflow(tmp_path):
 def test_batch_normalisation_is_synchronised_over_devices():
     code = """
 import numpy as np, tensorflow as tf, keras
-from support import distribution
+from support import distribution, startup
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 assert distribution.start(True, 4) == 2
@@ -212,7 +219,7 @@ def test_two_processes_train_as_one_does(few_images, tmp_path):
     np.testing.assert_allclose(other_history, history, atol=1e-3)
     for before, after in zip(weights, other_weights, strict=True):
         np.testing.assert_allclose(after, before, atol=1e-3)
-    assert "2 epochs of 64 images each" in printed(two) and "Distributed over 2 devices" in printed(two)
+    assert "2 epochs of 80 images each" in printed(two) and "Distributed over 2 devices" in printed(two)
     assert "Test accuracy" in printed(two)
     assert printed(two, 1) == "Process 1 of 2: process 0 prints and saves the results\n"
 
