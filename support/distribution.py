@@ -78,6 +78,7 @@ def join_processes():
     reader.stdin.close()
     import jax
 
+    print(f"Waiting for the other processes, up to {JOIN_TIMEOUT} seconds", flush=True)
     timeouts = {"initialization_timeout": JOIN_TIMEOUT, "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT}
     try:
         jax.distributed.initialize(address, count, number, **timeouts)

@@ -49,7 +49,8 @@ def open_tiny_run(folder, *options):
 
     parser = cli.ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01)
     args = parser.parse_args(["--output-dir", str(folder), *map(str, options)])
-    args.deterministic = args.mixed_precision = False  # settled by `cli.start_keras` in a script
+    # Settled by `cli.start_keras` in a script.
+    args.deterministic, args.mixed_precision = bool(args.deterministic), bool(args.mixed_precision)
     images = np.random.default_rng(0).integers(0, 256, (39, 64, 64, 3), np.uint8)
     labels = np.arange(39) % 3
     source = utils.Source("real", pathlib.Path("train_tiny.h5"), pathlib.Path("test_tiny.h5"))
