@@ -118,7 +118,7 @@ class ScriptParser(argparse.ArgumentParser):
             help=f"number of epochs, not counting pre-training; an epoch is as many images as there are to train on "
                  f"(happy_sequential.py: at least 540), even in a stage that adds SYNTHETIC images (default: {epochs})")
         add("--batch-size", type=integer(1), default=batch_size, metavar="N",
-            help=f"images per training step (default: {batch_size})")
+            help=f"images per training step, of all devices together (default: {batch_size})")
         add("--learning-rate", type=positive_number, default=learning_rate, metavar="RATE",
             help=f"the highest learning rate, which decays to 0 along a cosine (default: {learning_rate})")
         add("--seed", type=integer(0, 2**32 - 1), default=1, metavar="N",
@@ -144,7 +144,7 @@ class ScriptParser(argparse.ArgumentParser):
             help="give the same result to the last bit on the same machine (default: yes on a CPU; no on a GPU, where "
                  "it makes some operations slower)")
         add("--distribute", action="store_true",
-            help="share each batch among all GPUs of this machine; for several machines see docs/distribution.md")
+            help="share each batch among all GPUs of this machine (for several machines see docs/distribution.md)")
         add("--dry-run", action="store_true",
             help="go through every step with a few images and 4 epochs, to check that everything works")
         add = self.add_argument_group("output").add_argument
@@ -203,7 +203,9 @@ class ScriptParser(argparse.ArgumentParser):
 def run_several(args):
     """Run the script once for each of --seeds seeds or --folds folds; see `support.seeds`."""
     if distribution.several_processes():
-        expected = "--seeds and --folds run in one process: leave them out, or train each --seed or --fold by itself"
+        expected = (
+            "--seeds and --folds start runs of their own: leave them out, or train each --seed or --fold by itself"
+        )
         raise InputError(f"{expected}. Received: several processes")
     from support import seeds
 
@@ -225,6 +227,8 @@ def start_keras(args, rewrite_graph=True):
     Models that are built from then on are distributed over several devices, if that was asked for.
     """
     train = not (args.predict or args.export)
+    if args.export:  # Keras converts to ONNX and LiteRT on TensorFlow only; the model file is the same on both backends
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     device, args.deterministic, args.mixed_precision = startup.start_keras(
         args.seed, args.mixed_precision, args.deterministic, args.show, rewrite_graph, train
     )

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,8 @@ JOIN_TIMEOUT, HEARTBEAT_TIMEOUT = 120, 25
 LAST_WORDS = re.compile(rb"JAX distributed service detected fatal errors|instance of 'gloo::")
 
 LOST = (
-    "Another process of this run has ended or cannot be reached, so this one ends as well. Look at its messages, then "
-    "start all of them again, with --resume to continue. Received: "
+    "Another process of this run has ended or cannot be reached, so this one ends too. Look at the messages of the "
+    "others, then start all of them again with --resume. Received: "
 )
 
 
@@ -67,10 +68,16 @@ def join_processes():
     if any(given):
         fits = all(given) and count.isdecimal() and number.isdecimal() and int(number) < int(count)
         if not (fits and re.fullmatch(r"[^,]+:\d+(,.*)?", address)):
-            expected = "host:port of process 0, the number N of processes, and this one's number, 0 to N - 1"
-            found = ", ".join(f"{name}={value}" for name, value in zip(VARIABLES, given))
-            raise InputError(f"Several processes need three environment variables: {expected}. Received: {found}")
+            expected = "host:port of process 0, the number N of processes, and the number of this one, 0 to N - 1"
+            found = ", ".join(f"{name}={value or 'not set'}" for name, value in zip(VARIABLES, given))
+            raise InputError(f"Set all three variables: {expected}. Received: {found}")
         address, count, number = address.split(",")[0], int(count), int(number)
+        if number == 0:  # if JAX cannot listen there, it crashes
+            try:
+                socket.create_server(("", int(address.rpartition(":")[2]))).close()
+            except (OSError, OverflowError) as error:
+                expected = "Process 0 needs a free port: set another one in all processes"
+                raise InputError(f"{expected}. Received: {VARIABLES[0]}={address} ({error})") from None
     # JAX ends a process that has lost the others from a thread of its own, in C++: no exception could be caught here.
     options = {"stdin": subprocess.PIPE, "cwd": pathlib.Path(__file__).resolve().parents[1]}
     reader = subprocess.Popen([sys.executable, "-m", __name__], start_new_session=True, **options)
@@ -83,11 +90,13 @@ def join_processes():
     try:
         jax.distributed.initialize(address, count, number, **timeouts)
     except (ValueError, RuntimeError) as error:
-        expected = f"Several processes need {', '.join(VARIABLES)}, or Slurm or Open MPI"
+        expected = (
+            f"Several processes: set {', '.join(VARIABLES)} in each, or start them with srun or mpirun (Open MPI 4)"
+        )
         raise InputError(f"{expected}. Received: {str(error).splitlines()[0]}") from None
     atexit.register(_abandon)
     number, count = jax.process_index(), jax.process_count()
-    print(f"Process {number} of {count}{'' if number == 0 else ': process 0 prints and saves the results'}", flush=True)
+    print(f"Process {number} of {count}: process 0 prints and saves the results", flush=True)
     _meet()
     if number:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
@@ -107,7 +116,7 @@ def _meet():
 
 
 def start(distribute, batch_size):
-    """Distribute all models that are built from now on, over all devices if there are several or it is asked for.
+    """Distribute all models that are built from now on, if that is asked for or there are several processes.
 
     Args:
         distribute: bool, use all devices of this machine.
@@ -162,7 +171,7 @@ def place():
 
 
 def whole_batches():
-    """Return whether every batch must be full: devices share it equally, and XLA compiles the step for its size."""
+    """Return whether every batch must be full: devices share it equally, and JAX compiles the step for one size."""
     import keras
 
     return keras.config.backend() == "jax" or place().distributed
@@ -282,7 +291,7 @@ def _copy_messages():
     for line in sys.stdin.buffer:
         told = told or LOST.encode() in line
         if LAST_WORDS.search(line):
-            reason = line.rpartition(b"absl::Status: ")[2].decode(errors="replace").strip()[:200]
+            reason = line.rpartition(b"absl::Status: ")[2].decode(errors="replace").strip().split(". ")[0][:200]
             if not told:
                 print(f"\nerror: {LOST}{reason}", file=sys.stderr, flush=True)
             for _ in sys.stdin.buffer:

@@ -9,7 +9,8 @@ import sys
 from support.distribution import join_processes
 from support.errors import InputError, require
 
-TENSORFLOW, JAX = "tensorflow>=2.21,<2.22", "jax>=0.10,<0.11"
+NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
+JAX = "jax>=0.10,<0.11"
 
 # NVIDIA's driver lists its devices here under Linux.
 NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
@@ -67,7 +68,7 @@ def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewr
     Raises InputError: the backend is neither TensorFlow nor JAX, or the other processes cannot be joined.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in ("tensorflow", "jax"):
+    if backend not in NAMES:
         raise InputError(f"KERAS_BACKEND must be tensorflow or jax. Received: {backend}")
     if backend == "jax":
         require("jax", "KERAS_BACKEND=jax", JAX)
@@ -99,8 +100,8 @@ def start_keras(seed, mixed_precision=None, deterministic=None, show=False, rewr
     noted = ", deterministic" if deterministic else ""
     print(f"Device: {device} ({_versions()}){noted}")
     if not gpus and NVIDIA.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        name, package = ("JAX", JAX.replace("jax", "jax[cuda13]")) if backend == "jax" else ("TensorFlow", TENSORFLOW)
-        print(f"{name} does not find this machine's NVIDIA GPU: pip install '{package}'")
+        package = {"tensorflow": "tensorflow[and-cuda]>=2.21,<2.22", "jax": JAX.replace("jax", "jax[cuda13]")}[backend]
+        print(f"{NAMES[backend]} does not find this machine's NVIDIA GPU: pip install '{package}'")
     return device, deterministic, mixed_precision
 
 
@@ -133,8 +134,7 @@ def _versions():
     import keras
 
     backend = importlib.import_module(keras.config.backend())
-    name = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend.__name__]
-    return f"{name} {backend.__version__}, Keras {keras.__version__}"
+    return f"{NAMES[backend.__name__]} {backend.__version__}, Keras {keras.__version__}"
 
 
 def _gpu_fault(tf):

@@ -22,7 +22,7 @@ def load_keras_model(path):
     """Return the model of a `.keras` file, without running code from it."""
     import keras
 
-    return keras.models.load_model(path, safe_mode=True)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def load_trained_model(output_dir, script, class_names, network=None, load=load_keras_model):

@@ -92,6 +92,16 @@ def test_variables_that_do_not_fit_are_named(variables, monkeypatch):
         distribution.join_processes()
 
 
+def test_process_0_needs_a_free_port(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with socket.create_server(("", 0)) as taken:
+        values = f"localhost:{taken.getsockname()[1]}", "2", "0"
+        for name, value in zip(distribution.VARIABLES, values):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InputError, match=f"a free port.* Received: {ADDRESS}=localhost:"):
+            distribution.join_processes()
+
+
 def test_several_processes_need_jax_and_one_run(monkeypatch):
     assert not distribution.several_processes()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
