@@ -51,4 +51,4 @@ class Adam(keras.optimizers.Adam):
 
 def _handle(variable):
     """Return TensorFlow's handle; Keras passes its own variables or TensorFlow's."""
-    return getattr(variable, "value", variable).handle
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
