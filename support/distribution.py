@@ -18,7 +18,7 @@ import tempfile
 from typing import NamedTuple
 
 from support import errors
-from support.errors import InputError
+from support.errors import LOST, InputError
 
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 
@@ -27,11 +27,6 @@ JOIN_TIMEOUT, HEARTBEAT_TIMEOUT = 120, 25
 
 # What C++ code writes before it ends this process because another one is lost.
 LAST_WORDS = re.compile(rb"JAX distributed service detected fatal errors|instance of 'gloo::")
-
-LOST = (
-    "Another process of this run has ended or cannot be reached, so this one ends too. Look at the messages of the "
-    "others, then start all of them again with --resume. Received: "
-)
 
 
 class Place(NamedTuple):
@@ -214,17 +209,6 @@ def check_same(config):
 
 
 @contextlib.contextmanager
-def connected():
-    """Turn the error of a lost connection to another process into an InputError."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        if not re.search("gloo|nccl|coordination service", str(error), re.IGNORECASE):
-            raise
-        raise InputError(LOST + str(error).splitlines()[0][:200]) from None
-
-
-@contextlib.contextmanager
 def paused():
     """Let one process save a model: Keras creates variables for that, which would wait for the other processes."""
     import keras
@@ -254,8 +238,7 @@ def leave(model):
     if where.processes > 1:
         import jax
 
-        with connected():
-            jax.distributed.shutdown()  # waits until all are here
+        jax.distributed.shutdown()  # waits until all are here
         atexit.unregister(_abandon)
     if where.process:
         sys.exit()

@@ -1,11 +1,17 @@
 """The error that a user can fix, and how a command ends: one line on standard error instead of a traceback."""
 
 import importlib.util
+import re
 import sys
 import warnings
 
 # Exit code after Ctrl-C: 128 plus the number of the signal, as shells have it.
 INTERRUPTED = 130
+
+LOST = (
+    "Another process of this run has ended or cannot be reached, so this one ends too. Look at the messages of the "
+    "others, then start all of them again with --resume. Received: "
+)
 
 # What the command is about to end with, for what runs at the exit.
 exit_code = 0
@@ -30,7 +36,8 @@ def printable(text):
 def run_main(main):
     """Call `main()` and exit with the code it returns; what the user can fix becomes one line and exit code 2.
 
-    That is an `InputError`, or a training step that needs too much memory. --debug prints the traceback as well.
+    That is an `InputError`, a lost connection to another process, or a training step that needs too much memory. --debug
+    prints the traceback as well.
     """
     global exit_code
     # A terminal or a log file may not have every character of a file name.
@@ -65,6 +72,8 @@ def _user_message(error):
         return str(error)
     if wrapped:  # raised in one of TensorFlow's threads, which wraps it
         return reason.splitlines()[0]
+    if re.search(r"Gloo \w+ failed|NCCL|coordination service", str(error)):  # JAX raises several types
+        return LOST + str(error).splitlines()[0][:200]
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         found = (str(error).splitlines() or ["no more memory"])[0][:200]
         expected = "expected room for one batch; try --batch-size 8, or half of what it was"

@@ -117,8 +117,7 @@ class Run:
             dataset, steps = curriculum.dataset(self.epochs_done - start), curriculum.steps_per_epoch
             options = {"shuffle": False, "class_weight": class_weight, "callbacks": self._callbacks()}
             options |= {"initial_epoch": self.epochs_done, "epochs": end, "steps_per_epoch": steps}
-            with distribution.connected():
-                model.fit(dataset, validation_data=validation_data, **options)
+            model.fit(dataset, validation_data=validation_data, **options)
         except InputError:
             print()  # after the progress bar
             raise

@@ -19,8 +19,8 @@ from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
 from support import distribution, startup
 from support.curriculum import Curriculum, Stage, evaluation_dataset
-from support.distribution import LOST, Place
-from support.errors import InputError
+from support.distribution import Place
+from support.errors import LOST, InputError
 
 LIMIT = 240  # seconds; a process that waits for another one must not wait for ever
 
