@@ -36,8 +36,8 @@ def printable(text):
 def run_main(main):
     """Call `main()` and exit with the code it returns; what the user can fix becomes one line and exit code 2.
 
-    That is an `InputError`, a lost connection to another process, or a training step that needs too much memory. --debug
-    prints the traceback as well.
+    That is an `InputError`, another process that is lost, or a training step that needs too much memory. --debug prints
+    the traceback as well.
     """
     global exit_code
     # A terminal or a log file may not have every character of a file name.
