@@ -14,22 +14,25 @@ class Conv2D(keras.layers.Conv2D):
     __module__ = "keras.layers"
 
     def convolution_op(self, inputs, kernel):
+        height, width = inputs.shape[1:3]
         plain = self.data_format == "channels_last" and self.groups == 1 and self.dilation_rate == (1, 1)
-        if not plain or None in inputs.shape[1:] or keras.config.backend() != "tensorflow":
-            return super().convolution_op(inputs, kernel)
-        import tensorflow as tf
-
-        kernel = tf.convert_to_tensor(kernel)
-        if self.kernel_size == (1, 1):
-            if self.strides != (1, 1):
-                # The mean of one pixel: as a stride does, it skips the others, and its gradient is faster than a slice's.
-                inputs = tf.nn.avg_pool2d(inputs, 1, self.strides, "VALID")
-            outputs = tf.matmul(_rows(inputs), _rows(kernel))
-            return tf.reshape(outputs, (-1, *inputs.shape[1:3], self.filters))
-        few_pixels = inputs.shape[1] * inputs.shape[2] <= 16
-        if few_pixels and self.strides == (1, 1) and self.padding == "same":
+        plain &= None not in (height, width) and keras.config.backend() == "tensorflow"
+        if plain and self.kernel_size == (1, 1):
+            return _multiply(inputs, kernel, self.strides)
+        if plain and height * width <= 16 and self.strides == (1, 1) and self.padding == "same":
             return _convolve(inputs, kernel)
         return super().convolution_op(inputs, kernel)
+
+
+def _multiply(inputs, kernel, strides):
+    """Return the 1x1 convolution."""
+    import tensorflow as tf
+
+    if strides != (1, 1):
+        # The means of single pixels: they skip pixels as a slice does, whose gradient is slower.
+        inputs = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")
+    outputs = tf.matmul(_rows(inputs), _rows(kernel))
+    return tf.reshape(outputs, (-1, *inputs.shape[1:3], kernel.shape[-1]))
 
 
 def _convolve(inputs, kernel):
@@ -47,11 +50,9 @@ def _convolve(inputs, kernel):
 
         return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
 
-    return convolve(inputs, kernel)
+    return convolve(inputs, tf.convert_to_tensor(kernel))
 
 
 def _rows(x):
     """Return a tensor (..., n) as a matrix (rows, n)."""
-    import tensorflow as tf
-
-    return tf.reshape(x, (-1, x.shape[-1]))
+    return keras.ops.reshape(x, (-1, x.shape[-1]))
