@@ -13,6 +13,7 @@ the shortcut of the first block of stage 3), so weights can be loaded by name.
 from keras import Model, layers
 
 from support.fused_batch_norm import BatchNormalization  # Keras's formula, in one operation
+from support.matmul_conv import Conv2D  # Keras's formula, with matrix products where they are faster
 
 # Added to the variance in batch normalisation. The published ImageNet weights were trained with this value.
 EPSILON = 1.001e-5
@@ -29,7 +30,7 @@ def conv_bn(x, filters, kernel_size, name, strides=1, padding="valid", gamma="on
     section 2.2), which preserve the scale of the signal through many ReLU layers. The initializer is
     given by name: one seeded object for all layers would give layers of one shape equal weights.
     """
-    x = layers.Conv2D(
+    x = Conv2D(
         filters, kernel_size, strides=strides, padding=padding, kernel_initializer="he_normal", name=name + "_conv"
     )(x)
     return BatchNormalization(axis=3, epsilon=EPSILON, momentum=MOMENTUM, gamma_initializer=gamma, name=name + "_bn")(x)

@@ -127,18 +127,21 @@ def strangers(args):
 
 def resnet(args):
     """Compare the training steps of signs_resnet50.py with Keras's defaults and with PyTorch."""
-    cases = [("resnet", "script"), ("resnet", "defaults")]
+    cases = [("resnet", "script"), ("resnet", "defaults"), ("convolutions", "resnet", "script")]
     if importlib.util.find_spec("torch"):
-        cases += [("pytorch", "fp32"), ("pytorch", "bf16")]
+        cases += [("convolutions", "pytorch", "bf16"), ("pytorch", "fp32"), ("pytorch", "bf16")]
     else:
         print("  PyTorch is missing (pip install torch==2.13.0), so that comparison is left out")
-    ours, defaults, *torch = measure(args.rounds, *cases)
+    ours, defaults, convolutions, *torch = measure(args.rounds, *cases)
     first, speed = ours["first_step_seconds"], ours["images_per_second"]
     note = "bfloat16" if supports_bfloat16() else "float32"
     yield row("ResNet50 / Keras's defaults: first training step", first / defaults["first_step_seconds"], note)
     yield row("ResNet50: first training step", first, note, "s")
     yield row("ResNet50 / Keras's defaults: images per second", speed / defaults["images_per_second"], note)
+    yield row("ResNet50: convolutions alone in oneDNN / whole step", convolutions["share"], note)
     if torch:
+        theirs, *torch = torch
+        yield row("PyTorch: convolutions alone in oneDNN / whole step", theirs["share"], "bfloat16")
         best = np.max([case["images_per_second"] for case in torch], axis=0)
         yield row("ResNet50 / PyTorch, the better of fp32 and bf16: images per second", speed / best, note)
 
