@@ -201,7 +201,7 @@ def growth(args):
 
 
 def write_links(place, count, images, labels):
-    """Make a folder with `count` JPEG files, links to a few, sorted by class; return its path."""
+    """Make a folder of classes with `count` JPEG files, hard links to a few images; return its path."""
     for number in range(count):
         folder = pathlib.Path(place, str(count), str(labels[number % len(labels)]))
         folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def jax(args):
                     run_together(1 + (case == "two processes"), "signs_functional.py", *options)
                 seconds[case].append(json.loads(pathlib.Path(place, "metrics.json").read_text())["train_seconds"])
     slow, one, two = map(np.array, seconds.values())
-    note = "three epochs of SYNTHETIC hands, compiling included"
+    note = "three epochs of SYNTHETIC hands, compilation included"
     yield row("signs_functional.py, training time: JAX / TensorFlow", one / slow, note)
     yield row("signs_functional.py, training time: JAX in two processes / in one", two / one, note)
 

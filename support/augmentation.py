@@ -2,9 +2,9 @@
 
 Each function takes images (batch, height, width, 3), 0-255, and a seed, an int64 tensor, and returns float32 images of
 the same shape, every image changed differently. The seed alone decides how, so several threads can augment batches and
-a run can still be repeated. It has two numbers; with two more, the position of the first image in its batch and the
-size of the batch, the images are changed as in the whole batch. Keras's own layers hold a generator, which binds them
-to one thread, and resample the image once for each change.
+a run can still be repeated. A seed is two numbers. Where processes share a batch, two more follow, the position of the
+first image in the batch and the batch's size, so each image is changed as it would be in the whole batch. Keras's own
+layers hold a generator, which binds them to one thread, and resample the image once for each change.
 """
 
 import math
@@ -31,7 +31,7 @@ def replace_background(images, seed, share):
     first, total = _position(seed, whole)
     count = tf.cast(tf.math.ceil(share * tf.cast(total, tf.float32)), tf.int32)
     count = tf.clip_by_value(count - first, 0, tf.shape(whole)[0])
-    batch = tf.maximum(count, 1)  # of no image, TensorFlow fails to compute a quantile
+    batch = tf.maximum(count, 1)  # TensorFlow cannot compute a quantile of no images
     images = whole[:batch]
     uniform = _random(seed, 0)
     redness = _blur(tf.math.log((images[..., :1] + 1) / (images[..., 2:] + 1)))

@@ -214,7 +214,7 @@ def run_several(args):
 
 def predict(args, script, class_names, network=None):
     """Answer for the images of --predict; see `support.predict`."""
-    # NumPy computes so small networks fastest in one thread; it reads this when it is imported.
+    # NumPy computes networks this small fastest in one thread; it reads this when it is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from support import predict
 
@@ -224,7 +224,7 @@ def predict(args, script, class_names, network=None):
 def start_keras(args, rewrite_graph=True):
     """Start Keras as the options say, settle those that depend on the device, and return the device in words.
 
-    Models that are built from then on are distributed over several devices, if that was asked for.
+    Models built from then on are distributed over several devices, if that was asked for.
     """
     train = not (args.predict or args.export)
     if args.export:  # Keras converts to ONNX and LiteRT on TensorFlow only; the model file is the same on both backends

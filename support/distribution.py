@@ -111,7 +111,7 @@ def _meet():
 
 
 def start(distribute, batch_size):
-    """Distribute all models that are built from now on, if that is asked for or there are several processes.
+    """Distribute all models built from now on, if that is asked for or there are several processes.
 
     Args:
         distribute: bool, use all devices of this machine.

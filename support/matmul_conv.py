@@ -6,8 +6,8 @@ import keras
 class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, for images with the channels last, on TensorFlow.
 
-    A 1x1 convolution is the product of the pixels and the kernel, two matrices. Of larger kernels on images of at most
-    4x4 pixels, the kernel's gradient is the product of the patches under the kernel and the output's gradient. Keras
+    A 1x1 convolution is the product of the pixels and the kernel, two matrices. Of larger kernels on feature maps of
+    at most 4x4, the kernel's gradient is the product of the patches under the kernel and the output's gradient. Keras
     does the rest, and serves other backends. Saved models have Keras's own layer in its place.
     """
 
@@ -29,7 +29,7 @@ def _multiply(inputs, kernel, strides):
     import tensorflow as tf
 
     if strides != (1, 1):
-        # The means of single pixels: they skip pixels as a slice does, whose gradient is slower.
+        # The mean of each single pixel: this skips pixels as a slice does, but the gradient of a slice is slower.
         inputs = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")
     outputs = tf.matmul(_rows(inputs), _rows(kernel))
     return tf.reshape(outputs, (-1, *inputs.shape[1:3], kernel.shape[-1]))

@@ -1,7 +1,7 @@
-"""The three networks computed in NumPy: a few images are answered before TensorFlow would be imported.
+"""The three networks in NumPy, which classifies a few images before TensorFlow would even be imported.
 
-A `.keras` file is a zip archive: `config.json` describes the layers, `model.weights.h5` has their weights. What is not
-known here exactly is refused, and left to Keras.
+A `.keras` file is a zip archive: `config.json` describes the layers, `model.weights.h5` has their weights. A network
+with anything that is not known here is refused, and left to Keras.
 """
 
 import io
@@ -91,7 +91,7 @@ def _read_weights(content):
 
     def read(_, item):
         if isinstance(item, h5py.Dataset):
-            # Neither numbers from another file nor compressed or missing ones, which could fill the memory.
+            # Nothing from another file, and nothing compressed or unwritten, which could fill the memory.
             plain = item.dtype.kind == "f" and item.id.get_storage_size() == item.nbytes
             if not plain or item.external or item.is_virtual:
                 raise ValueError(f"expected plain arrays of floats. Received: {item}")
@@ -180,8 +180,8 @@ FUNCTIONS = {
 }
 
 FLOAT32 = {"class_name": "DTypePolicy", "config": {"name": "float32"}}
-# The options that these functions take for granted; then those that they use, or that only training needs. Others may
-# only be off.
+# EXPECTED: the options that these functions take for granted. USED: those that they use, or that only training needs.
+# All others must be off.
 LAST = {"data_format": "channels_last"}
 EXPECTED = dict.fromkeys(FUNCTIONS, {}) | {
     "ZeroPadding2D": LAST,

@@ -29,7 +29,7 @@ CONFIDENCE = 0.7
 # Up to this many images are printed and drawn one by one.
 FEW = 24
 
-# Up to this many images, NumPy has answered before TensorFlow would be imported; each of --tta's crops counts as one.
+# Up to this many images, NumPy is done before TensorFlow would be imported; each of --tta's crops counts as one.
 FEW_FOR_NUMPY = 1000
 
 # This many images are read and classified at a time.
