@@ -1,15 +1,14 @@
 """Measure how accurate and how fast the scripts are; print a table and save it as JSON.
 
-    python -m benchmarks --data-dir FOLDER                  everything: about an hour on two cores
+    python -m benchmarks --data-dir FOLDER                  everything: about two hours on two cores
     python -m benchmarks --data-dir FOLDER signs resnet     only these parts
 
 FOLDER holds train_signs.h5 and test_signs.h5; the part "strangers" also needs --other-dir. Most figures are ratios of
 two runs made one after the other, in alternating order, so that other load on the machine affects both. The comparison
-with PyTorch needs `pip install torch==2.13.0` and is left out without it.
+with PyTorch needs `pip install torch==2.13.0`, the parts "jax" and "processes" need JAX; they are left out without it.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 
 import h5py
 import numpy as np
@@ -128,7 +128,7 @@ def strangers(args):
 def resnet(args):
     """Compare the training steps of signs_resnet50.py with Keras's defaults and with PyTorch."""
     cases = [("resnet", "script"), ("resnet", "defaults"), ("convolutions", "resnet", "script")]
-    if importlib.util.find_spec("torch"):
+    if find_spec("torch"):
         cases += [("convolutions", "pytorch", "bf16"), ("pytorch", "fp32"), ("pytorch", "bf16")]
     else:
         print("  PyTorch is missing (pip install torch==2.13.0), so that comparison is left out")
@@ -289,7 +289,8 @@ def main():
         parser.error(f"expected any of {', '.join(PARTS)}. Received: {unknown}")
     args.data_dir, args.other_dir = args.data_dir.resolve(), args.other_dir and args.other_dir.resolve()
     rows = []
-    for name in args.parts or [part for part in PARTS if part != "strangers" or args.other_dir]:
+    possible = {"strangers": args.other_dir, "jax": find_spec("jax"), "processes": find_spec("jax")}
+    for name in args.parts or [part for part in PARTS if possible.get(part, True)]:
         print(f"{name}: {PARTS[name].__doc__}", flush=True)
         rows += PARTS[name](args)
     print("\n| figure | median | from | to | rounds | note |\n|---|---|---|---|---|---|")
