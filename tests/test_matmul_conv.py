@@ -56,7 +56,10 @@ def test_outputs_and_gradients_are_those_of_keras(policy, rounding, kernel_size,
     assert got_type == expected_type
     for name, theirs, ours in zip("y dx dkernel dbias".split(), expected, got):
         assert theirs.dtype == ours.dtype and theirs.std() > 0.01
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=rounding * np.abs(theirs).max(), err_msg=name)
+        # TensorFlow adds up the bias's gradient in an order that changes from run to run: the error of such a sum grows
+        # with the sizes of its terms, even if they cancel.
+        size = np.abs(sensitivity).sum(axis=(0, 1, 2)).max() if name == "dbias" else np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=rounding * size, err_msg=name)
 
 
 def test_images_of_any_size_are_left_to_keras():
