@@ -9,6 +9,7 @@ with PyTorch needs `pip install torch==2.13.0`, the parts "jax" and "processes" 
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ from datasets.hdf5 import load_h5
 from datasets.images import IMAGE_SHAPE
 from datasets.synthetic import render_dataset
 from support.cli import ROOT, existing_folder, integer
+from support.distribution import VARIABLES
 from support.errors import InputError, run_main
 from support.startup import supports_bfloat16
 
@@ -36,15 +38,21 @@ FILE_COUNTS = (2_000, 20_000)  # images in a folder
 PROCESS_COUNTS = (10_000, 100_000)  # images in a folder, for two processes
 
 
+def wait(process):
+    """Wait for the end of a process; return its peak memory in MiB."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss / 1024  # Linux counts in KiB
+
+
 def run(*arguments):
     """Run a Python command; return what it printed, its seconds and its peak memory in MiB."""
     command = [sys.executable, *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as file:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds, peak = time.perf_counter() - started, usage.ru_maxrss / 1024  # Linux counts in KiB
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = wait(process)
+        seconds = time.perf_counter() - started
         file.seek(0)
         printed = file.read()
     if process.returncode:
@@ -53,27 +61,24 @@ def run(*arguments):
     return printed, seconds, peak
 
 
-def run_together(count, *arguments):
-    """Run a Python command in `count` processes that train one model on JAX; return the peak memory of each in MiB."""
+def environments(count):
+    """Return the environment of each of `count` processes on this machine that train one model on JAX."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"JOB_ADDRESSES": f"127.0.0.1:{free.getsockname()[1]}", "NUM_PROCESSES": str(count)}
-    started = []
-    for number in range(count):
-        variables = {f"KERAS_DISTRIBUTION_{name}": value for name, value in place.items()}
-        env = {**os.environ, "KERAS_BACKEND": "jax", **variables, "KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
-        command = [sys.executable, *map(str, arguments)]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL))
-    peaks = []
-    for process in started:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        peaks.append(usage.ru_maxrss / 1024)
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    places = [dict(zip(VARIABLES, (address, str(count), str(number)))) for number in range(count)]
+    return [{**os.environ, "KERAS_BACKEND": "jax", **place} for place in places]
+
+
+def run_together(count, *arguments):
+    """Run a Python command in `count` processes that train one model on JAX; return the peak memory of each in MiB."""
+    command, options = [sys.executable, *map(str, arguments)], {"cwd": ROOT, "stdout": subprocess.DEVNULL}
+    started = [subprocess.Popen(command, env=environment, **options) for environment in environments(count)]
+    peaks = [wait(process) for process in started]
     if any(process.returncode for process in started):
         raise SystemExit(f"{' '.join(command[1:])} failed in {count} processes")
-    print(
-        f"  {' '.join(command[1:5])}: {count} processes, {', '.join(f'{peak:.0f}' for peak in peaks)} MiB", flush=True
-    )
+    listed = ", ".join(f"{peak:.0f}" for peak in peaks)
+    print(f"  {' '.join(command[1:5])}: {count} processes, {listed} MiB", flush=True)
     return peaks
 
 
@@ -200,33 +205,29 @@ def growth(args):
     yield row(f"signs_functional.py, memory added from {few:,} to {most:,} images / their size", [added], note)
 
 
-def write_links(place, count, images, labels):
-    """Make a folder of classes with `count` JPEG files, hard links to a few images; return its path."""
-    for number in range(count):
-        folder = pathlib.Path(place, str(count), str(labels[number % len(labels)]))
-        folder.mkdir(parents=True, exist_ok=True)
-        os.link(images[number % len(images)], folder / f"{number}.jpg")
-    return pathlib.Path(place, str(count))
+def run_on_folders(counts, size, run_script, *options):
+    """Train signs_functional.py for an epoch on folders with so many JPEG files of SYNTHETIC hands, size x size pixels.
 
-
-def write_images(place, size):
-    """Save the SYNTHETIC training hands as JPEG files of size x size pixels; return their paths and labels."""
+    The files are hard links to a few. Returns a list of what `run_script` returned, `run` or `run_together`.
+    """
     x, y, _ = load_h5(render_dataset("signs")[0], "train")
-    paths = [pathlib.Path(place, f"{number}.jpg") for number in range(len(x))]
-    for path, image in zip(paths, x):
-        Image.fromarray(image).resize((size, size)).save(path, quality=90)
-    return paths, y
+    results = []
+    with tempfile.TemporaryDirectory() as place:
+        for number, image in enumerate(x):
+            Image.fromarray(image).resize((size, size)).save(f"{place}/{number}.jpg", quality=90)
+        for count in counts:
+            for number in range(count):
+                label = f"{place}/{count}/{y[number % len(y)]}"
+                os.makedirs(label, exist_ok=True)
+                os.link(f"{place}/{number % len(x)}.jpg", f"{label}/{number}.jpg")
+            paths = "--data-dir", f"{place}/{count}", "--output-dir", f"{place}/output"
+            results.append(run_script("signs_functional.py", *paths, "--epochs", 1, *options))
+    return results
 
 
 def folder(args):
     """Measure how time and memory of signs_functional.py grow with the number of images in a folder."""
-    measured = []
-    with tempfile.TemporaryDirectory() as place:
-        images, labels = write_images(place, 256)
-        for count in FILE_COUNTS:
-            data = write_links(place, count, images, labels)
-            options = "--epochs", 1, "--output-dir", f"{place}/output"
-            measured.append(run("signs_functional.py", "--data-dir", data, *options)[1:])
+    measured = [result[1:] for result in run_on_folders(FILE_COUNTS, 256, run)]
     seconds, peaks = np.transpose(measured)
     few, most = FILE_COUNTS
     arrays = (most - few) * np.prod(IMAGE_SHAPE) / 2**20
@@ -256,13 +257,7 @@ def jax(args):
 
 def processes(args):
     """Measure how the memory of two processes that share each batch grows with the number of images in a folder."""
-    peaks = []
-    with tempfile.TemporaryDirectory() as place:
-        images, labels = write_images(place, 64)
-        for count in PROCESS_COUNTS:
-            data = write_links(place, count, images, labels)
-            options = "--batch-size", 128, "--epochs", 1, "--output-dir", f"{place}/output"
-            peaks.append(run_together(2, "signs_functional.py", "--data-dir", data, *options))
+    peaks = run_on_folders(PROCESS_COUNTS, 64, functools.partial(run_together, 2), "--batch-size", 128)
     few, most = PROCESS_COUNTS
     for number, (before, after) in enumerate(zip(*peaks)):
         note = f"{before:.0f} and {after:.0f} MiB"

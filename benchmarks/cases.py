@@ -15,7 +15,7 @@ from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
 from support.curriculum import Curriculum, Stage
 from support.errors import run_main
-from support.startup import start_keras, supports_bfloat16
+from support.startup import start_keras
 
 BATCH, STEPS, WARMUP = 32, 24, 4  # the first four training steps do not count for the speed
 
@@ -144,7 +144,7 @@ def time_steps(model, seed, build=True):
 def resnet(seed, setup):
     """Time the training steps of ResNet50; `setup`: "script", as in signs_resnet50.py, or Keras's "defaults"."""
     if setup == "script":
-        start_keras(seed, supports_bfloat16(), rewrite_graph=False)
+        start_keras(seed, rewrite_graph=False)
     import keras
 
     import resnet_utils
@@ -216,7 +216,7 @@ def convolutions(seed, *case):
 
 def pipeline(seed):
     """Measure the images per second of signs_functional.py's strong augmentation and of its training step."""
-    start_keras(seed, supports_bfloat16())
+    start_keras(seed)
     model = signs_functional.build_model()
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     training = time_steps(model, seed)["images_per_second"]

@@ -28,7 +28,7 @@ def replace_background(images, seed, share):
         return whole
     height, width = whole.shape[1:3]
     # The first images of the batch, whose order is random already.
-    first, total = _position(seed, whole)
+    first, total = _position(seed, tf.shape(whole)[0])
     count = tf.cast(tf.math.ceil(share * tf.cast(total, tf.float32)), tf.int32)
     count = tf.clip_by_value(count - first, 0, tf.shape(whole)[0])
     batch = tf.maximum(count, 1)  # TensorFlow cannot compute a quantile of no images
@@ -133,9 +133,9 @@ def upsample(pattern, height, width):
     return tf.einsum("hi,bijc,wj->bhwc", rows, pattern, columns)
 
 
-def _position(seed, images):
-    """Return the position of the first of the images in its batch, and the size of the batch, int32."""
-    return (0, tf.shape(images)[0]) if seed.shape[0] == 2 else tf.unstack(tf.cast(seed[2:], tf.int32))
+def _position(seed, count):
+    """Return the position of the first of `count` images in its batch, and the size of the batch, int32."""
+    return (0, count) if seed.shape[0] == 2 else tf.unstack(tf.cast(seed[2:], tf.int32))
 
 
 def _random(seed, function):
@@ -144,9 +144,7 @@ def _random(seed, function):
 
     def uniform(key, shape, low, high):
         key = tf.random.fold_in(key_of_function, key)
-        if seed.shape[0] == 2:
-            return tf.random.stateless_uniform(shape, key, low, high)
-        first, total = tf.unstack(tf.cast(seed[2:], tf.int32))
+        first, total = _position(seed, shape[0])
         whole = tf.random.stateless_uniform(tf.concat([[total], shape[1:]], axis=0), key, low, high)
         return whole[first : first + shape[0]]
 

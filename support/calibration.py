@@ -35,6 +35,7 @@ def logits(model, features):
 def softmax(logits):
     """Turn logits (m, k) into probabilities (m, k), float64."""
     logits = logits.astype(np.float64)
+    # Not scipy.special's, whose import would delay the answers of --predict.
     return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 

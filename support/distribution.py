@@ -20,6 +20,8 @@ from typing import NamedTuple
 from support import errors
 from support.errors import LOST, InputError
 
+JAX = "jax>=0.10,<0.11"
+
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 
 # Seconds: how long the processes wait for each other at the start, and until a silent one counts as lost.
@@ -57,7 +59,7 @@ def join_processes():
     import keras
 
     if keras.config.backend() != "jax":
-        expected = 'Several processes need JAX: set KERAS_BACKEND=jax (pip install "jax>=0.10,<0.11")'
+        expected = f'Several processes need JAX: set KERAS_BACKEND=jax (pip install "{JAX}")'
         raise InputError(f"{expected}. Received: KERAS_BACKEND={keras.config.backend()}")
     address, count, number = given = [os.environ.get(name) for name in VARIABLES]
     if any(given):
@@ -131,11 +133,11 @@ def start(distribute, batch_size):
     else:
         import tensorflow as tf
 
-        devices = [device.name for kind in ("GPU", "CPU") for device in tf.config.list_logical_devices(kind)]
-        devices = [name for name in devices if "GPU" in name] or devices
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         count = len(devices) if distribute else 1
         if count > 1:
-            tf.distribute.experimental_set_strategy(tf.distribute.MirroredStrategy(devices))
+            strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+            tf.distribute.experimental_set_strategy(strategy)
     if batch_size % count:
         expected = f"--batch-size must be a multiple of the number of devices, {count}, which share each batch equally"
         raise InputError(f"{expected}. Received: {batch_size}")
@@ -203,7 +205,7 @@ def check_same(config):
     first = share(config)
     config = json.loads(json.dumps(config))  # as it comes from the other process, with lists for tuples
     changed = [f"{key} {config.get(key)}, not {first.get(key)}" for key in first if config.get(key) != first.get(key)]
-    if changed and place().processes > 1:
+    if changed:
         expected = "All processes of a run need the same command and the same data"
         raise InputError(f"{expected}. Received: process {place().process} with {'; '.join(changed)}")
 
@@ -243,9 +245,7 @@ def leave(model):
     if where.process:
         sys.exit()
     alone = keras.models.clone_model(model)
-    for layer in alone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = False
+    synchronize(alone)
     alone.set_weights(weights)
     alone.compile_from_config(model.get_compile_config())
     return alone
@@ -255,10 +255,10 @@ def synchronize(model):
     """Let batch normalisation use the statistics of the whole batch, not of each device's part; JAX always does."""
     import keras
 
-    if place().distributed and keras.config.backend() == "tensorflow":
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
+    several = place().distributed and keras.config.backend() == "tensorflow"
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = several
 
 
 def _abandon():

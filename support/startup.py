@@ -6,11 +6,10 @@ import os
 import pathlib
 import sys
 
-from support.distribution import join_processes
+from support.distribution import JAX, join_processes
 from support.errors import InputError, require
 
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
-JAX = "jax>=0.10,<0.11"
 
 # NVIDIA's driver lists its devices here under Linux.
 NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")

@@ -1,7 +1,6 @@
 """Training on several devices and in several processes: the same training, and no process waits for ever."""
 
 import csv
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, run_code, run_script
 
 import signs_functional
+from benchmarks.__main__ import environments
 from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
 from support import distribution, startup
@@ -190,18 +190,12 @@ def few_images(tmp_path_factory):
 def start_processes(count, folder, data, *options):
     """Start signs_functional.py on JAX in `count` processes that train together; their output goes to files."""
     pytest.importorskip("jax")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-u", ROOT / "signs_functional.py", "--data-dir", data, "--batch-size", "16"]
     command += ["--no-mix-synthetic", "--output-dir", folder, *options]
     started = []
-    for number in range(count):
-        env = {**os.environ, "KERAS_BACKEND": "jax"}
-        if count > 1:
-            env |= {ADDRESS: address, COUNT: str(count), NUMBER: str(number)}
+    for number, environment in enumerate(environments(count)):
         with open(f"{folder}.{number}.txt", "w") as file:
-            process = subprocess.Popen([*map(str, command)], env=env, stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*map(str, command)], env=environment, stdout=file, stderr=subprocess.STDOUT)
         started.append(process)
     return started
 
