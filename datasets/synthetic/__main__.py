@@ -3,8 +3,9 @@
 import argparse
 import pathlib
 
+from basics.errors import run_main
+from datasets import HAPPY, SIGNS
 from datasets.synthetic import RECIPES, render_dataset
-from support.errors import run_main
 
 
 def save_sheet(source, path, columns=12, scale=2):
@@ -13,12 +14,13 @@ def save_sheet(source, path, columns=12, scale=2):
     import numpy as np
     from PIL import Image, ImageDraw
 
-    part = source.name.partition("_")[0]
+    part, _, name = source.stem.partition("_")
     with h5py.File(source, "r") as file:
         x, y, classes = (file[key][()] for key in (f"{part}_set_x", f"{part}_set_y", "list_classes"))
     side, title = x.shape[1] * scale, 24  # pixels
     sheet = Image.new("RGB", (columns * side, title + len(classes) * side), "white")
-    text = f"{source.name}, SYNTHETIC: the first images of the classes {', '.join(map(str, classes))}"
+    names = {task.name: task.class_names for task in (HAPPY, SIGNS)}.get(name, classes)
+    text = f"{source.name}, SYNTHETIC; one row for each class: {', '.join(map(str, names))}"
     ImageDraw.Draw(sheet).text((6, 4), text, "black", font_size=14)
     for row, label in enumerate(classes):
         for column, index in enumerate(np.flatnonzero(y == label)[:columns]):
@@ -33,7 +35,7 @@ def main(argv=None):
     parser.add_argument("--sheet", type=pathlib.Path, metavar="FOLDER", help="save a sheet of each set's images")
     args = parser.parse_args(argv)
     for name in [args.name] if args.name else ("happy", "signs"):
-        paths = render_dataset(name, parts=[part for part in RECIPES[name][3] if part != "pretrain"])
+        paths = render_dataset(name, parts=[part for part in RECIPES[name][3] if part in ("train", "test")])
         print(f"SYNTHETIC: {' and '.join(map(str, paths))}")
         if args.sheet:
             args.sheet.mkdir(parents=True, exist_ok=True)

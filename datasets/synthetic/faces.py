@@ -5,10 +5,12 @@ The head is a smooth union of ellipsoids. Finer details (eyes, lips, teeth, fold
 the face with a relief, so they are lit as well. Only `sample_expression` knows the class: everything else
 has one distribution, so nothing but the expression can tell the classes apart.
 
-Lengths are in centimetres and angles in degrees. The axes of the head: the origin is between the ears at the
+Lengths are in centimeters and angles in degrees. The axes of the head: the origin is between the ears at the
 height of the eyes, x to the right of the image, y towards the crown, z out of the face. On the map of the face,
 u runs around the head from the middle of the face, and v is y.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,7 +20,7 @@ from datasets.synthetic.rendering import ellipsoid_distance, smooth_union, smoot
 
 MAP_SIZE = 96  # pixels
 MAP_SPAN = 22.0  # cm from side to side: a map pixel is about a rendered pixel
-MAP_MIDDLE = -2.0  # v of the map's centre: it reaches from below the chin to the hairline
+MAP_MIDDLE = -2.0  # v of the map's center: it reaches from below the chin to the hairline
 MAP_RADIUS = 8.0  # cm; u = radius * angle around the head, true to scale at the lips
 NOSE_V, MOUTH_V, CHIN_V = -4.2, -6.9, -11.5  # an average adult face
 NOSE_ROOT = np.float32([[0], [0.6], [8.0]])  # between the eyes
@@ -26,29 +28,29 @@ NOSE_ROOT = np.float32([[0], [0.6], [8.0]])  # between the eyes
 # Linear albedo (red, green, blue). Skin lies between the first two.
 LIGHT_SKIN = (0.70, 0.43, 0.31)
 DARK_SKIN = (0.085, 0.045, 0.028)
-HAIR_COLOURS = ((0.010, 0.009, 0.008), (0.022, 0.014, 0.010), (0.050, 0.028, 0.016), (0.110, 0.062, 0.030),
+HAIR_COLORS = ((0.010, 0.009, 0.008), (0.022, 0.014, 0.010), (0.050, 0.028, 0.016), (0.110, 0.062, 0.030),
                 (0.320, 0.210, 0.095), (0.160, 0.052, 0.018), (0.220, 0.215, 0.210))  # fmt: skip
 HAIR_WEIGHTS = (0.20, 0.20, 0.20, 0.14, 0.13, 0.04, 0.09)
-CLOTH_COLOURS = ((0.012, 0.014, 0.022), (0.012, 0.012, 0.013), (0.030, 0.045, 0.080), (0.110, 0.120, 0.150),
+CLOTH_COLORS = ((0.012, 0.014, 0.022), (0.012, 0.012, 0.013), (0.030, 0.045, 0.080), (0.110, 0.120, 0.150),
                  (0.200, 0.190, 0.190), (0.600, 0.590, 0.570), (0.250, 0.030, 0.030), (0.040, 0.100, 0.050),
                  (0.100, 0.060, 0.040), (0.050, 0.120, 0.280), (0.350, 0.180, 0.200))  # fmt: skip
 CLOTH_WEIGHTS = (0.20, 0.18, 0.16, 0.13, 0.09, 0.07, 0.04, 0.04, 0.03, 0.04, 0.02)
 
 
 def sample_person(rng):
-    """A person: a dict of proportions, colours and hair."""
+    """A person: a dict of proportions, colors and hair."""
     female = rng.random() < 0.5
     child = rng.random() < 0.1
     melanin = rng.beta(1.0, 2.4)
     tint = np.exp(rng.normal(0, [0.05, 0.04, 0.05]))
     skin = np.exp((1 - melanin) * np.log(LIGHT_SKIN) + melanin * np.log(DARK_SKIN)) * tint
-    hair = HAIR_COLOURS[rng.choice(len(HAIR_COLOURS), p=HAIR_WEIGHTS)]
+    hair = HAIR_COLORS[rng.choice(len(HAIR_COLORS), p=HAIR_WEIGHTS)]
     if melanin > 0.45:  # fair hair on dark skin is rare
-        hair = HAIR_COLOURS[rng.choice([0, 1, 6], p=[0.7, 0.22, 0.08])]
+        hair = HAIR_COLORS[rng.choice([0, 1, 6], p=[0.7, 0.22, 0.08])]
     return {
         "female": female, "age": 0.0 if child else rng.beta(1.2, 2.0), "skin": skin,  # age: 0 young, 1 old
         "lower": rng.normal(0.88 if child else 1.0, 0.05),  # the height of the face below the eyes
-        "hair_colour": np.array(hair) * np.exp(rng.normal(0, 0.15)),
+        "hair_color": np.array(hair) * np.exp(rng.normal(0, 0.15)),
         "width": rng.normal(1.0 - 0.03 * female, 0.05), "jaw": rng.normal(4.8 - 0.4 * female, 0.45),
         "chin": rng.normal(0, 0.35), "nose": rng.normal(0, 0.35),  # cm longer than average
         "nose_width": rng.normal(1.25 - 0.1 * female + 0.25 * (melanin > 0.5), 0.12),
@@ -66,10 +68,10 @@ def sample_person(rng):
 
 
 def sample_beard(rng):
-    """(cheeks and chin, moustache): the share of the skin that hair hides, 0 to 1 each."""
-    kind = rng.choice(["shaved", "stubble", "beard", "moustache", "goatee"], p=[0.42, 0.28, 0.2, 0.04, 0.06])
-    full = {"shaved": 0.12, "stubble": 0.4, "beard": 0.85, "moustache": 0.1, "goatee": 0.15}[kind]
-    lip = {"moustache": 0.85, "goatee": 0.7}.get(kind, full * rng.uniform(0.7, 1.0))
+    """(cheeks and chin, mustache): the fraction of the skin that hair hides, 0 to 1 each."""
+    kind = rng.choice(["shaved", "stubble", "beard", "mustache", "goatee"], p=[0.42, 0.28, 0.2, 0.04, 0.06])
+    full = {"shaved": 0.12, "stubble": 0.4, "beard": 0.85, "mustache": 0.1, "goatee": 0.15}[kind]
+    lip = {"mustache": 0.85, "goatee": 0.7}.get(kind, full * rng.uniform(0.7, 1.0))
     return full * rng.uniform(0.6, 1.1), lip
 
 
@@ -82,15 +84,15 @@ def sample_glasses(rng):
 def sample_hair(female, rng):
     """A haircut or a hat: a dict of thicknesses and of the hairline, in cm."""
     cuts = ["long", "bob", "short", "tied", "hat"] if female else ["short", "buzz", "top", "bald", "long", "hat"]
-    shares = [0.43, 0.18, 0.1, 0.23, 0.06] if female else [0.38, 0.17, 0.26, 0.07, 0.04, 0.08]
-    cut = rng.choice(cuts, p=shares)
+    probabilities = [0.43, 0.18, 0.1, 0.23, 0.06] if female else [0.38, 0.17, 0.26, 0.07, 0.04, 0.08]
+    cut = rng.choice(cuts, p=probabilities)
     top, side = {"long": (1.5, 1.2), "bob": (1.6, 1.4), "tied": (0.7, 0.5), "short": (1.3, 0.6),
                  "buzz": (0.35, 0.3), "top": (2.2, 0.45), "bald": (0.0, 0.45), "hat": (1.5, 0.9)}[cut]  # fmt: skip
     fringe = rng.random() < 0.25 and cut in ("long", "bob", "short", "top")
     return {
         "cut": cut, "top": top * rng.uniform(0.8, 1.3), "side": side * rng.uniform(0.8, 1.3),
         "front": rng.normal(7.0, 0.5) - (rng.uniform(1.5, 3.5) if fringe or cut == "hat" else 0),
-        "brim": cut == "hat" and rng.random() < 0.6, "cloth": CLOTH_COLOURS[rng.choice(len(CLOTH_COLOURS))],
+        "brim": cut == "hat" and rng.random() < 0.6, "cloth": CLOTH_COLORS[rng.choice(len(CLOTH_COLORS))],
         "recession": max(rng.normal(0.03, 0.03), 0), "lean": np.clip(rng.normal(0, 0.035), -0.07, 0.07),
         "length": {"long": rng.uniform(14, 24), "bob": rng.uniform(8, 11)}.get(cut, 0.0),
         "rough": 0.03 if cut == "hat" else rng.uniform(0.05, 0.2 if female else 0.35),
@@ -149,9 +151,9 @@ def sample_view(rng):
     more of the image, down to a crop from forehead to chin.
     """
     width = rng.uniform(31, 40) if rng.random() < 0.25 else np.exp(rng.uniform(np.log(13), np.log(31)))
-    centre = rng.normal(0, 0.06) * width, 3.4 + rng.normal(0, 0.04) * width, 0.0
+    center = rng.normal(0, 0.06) * width, 3.4 + rng.normal(0, 0.04) * width, 0.0
     return {
-        "width": width, "centre": np.array(centre),  # cm from the left to the right edge of the image
+        "width": width, "center": np.array(center),  # cm from the left to the right edge of the image
         "yaw": np.clip(rng.normal(0, 13), -42, 42),
         "pitch": np.clip(rng.normal(1, 6), -15, 16),  # positive: chin down
         "roll": np.clip(rng.normal(0, 6), -18, 18),
@@ -159,17 +161,17 @@ def sample_view(rng):
     }  # fmt: skip
 
 
-def bump(u, v, centre, deviations):
-    """Gaussian hill of height 1 at `centre`, with a standard deviation in u and one in v."""
-    a = (u - np.float32(centre[0])) * np.float32(1 / deviations[0])
-    b = (v - np.float32(centre[1])) * np.float32(1 / deviations[1])
+def bump(u, v, center, deviations):
+    """Gaussian hill of height 1 at `center`, with a standard deviation in u and one in v."""
+    a = (u - np.float32(center[0])) * np.float32(1 / deviations[0])
+    b = (v - np.float32(center[1])) * np.float32(1 / deviations[1])
     return np.exp(np.float32(-0.5) * (a * a + b * b))
 
 
-def paint(planes, mask, colour):
-    """Mix `colour`, three numbers or arrays, into `planes` (3, h, w) by `mask` (h, w), 0 to 1; in place."""
+def paint(planes, mask, color):
+    """Mix `color`, three numbers or arrays, into `planes` (3, h, w) by `mask` (h, w), 0 to 1; in place."""
     mask = np.asarray(mask, np.float32)
-    for channel, value in zip(planes, colour):  # one plane at a time stays in the processor's cache
+    for channel, value in zip(planes, color):  # one plane at a time stays in the processor's cache
         channel += mask * (np.asarray(value, np.float32) - channel)
 
 
@@ -291,7 +293,7 @@ def paint_skin(u, v, person, rng):
     area = smoothstep(0.7, -0.7, v - border) * smoothstep(2.0, 3.4, a + 2.5 * (v < MOUTH_V - 1.2))
     area = np.maximum(cheeks * area, lip * bump(u, v, (0, MOUTH_V + 1.15), (2.2, 0.42)))
     area = np.maximum(area, 0.9 * lip * bump(u, v, (0, CHIN_V + 1.2), (1.9, 1.1)))
-    paint(albedo, np.clip(area * grain, 0, 0.93), 1.3 * person["hair_colour"] + 0.01)
+    paint(albedo, np.clip(area * grain, 0, 0.93), 1.3 * person["hair_color"] + 0.01)
     return albedo
 
 
@@ -304,7 +306,9 @@ def paint_mouth(albedo, u, v, person, expression, rng):
     paint(albedo, 0.95 * hole, (0.018, 0.008, 0.007))
     paint(albedo, 0.5 * tongue, (0.22, 0.07, 0.07))
     # The lips often shade the teeth. If they were always white, a network would look for nothing else.
-    paint(albedo, rng.uniform(0.6, 1.0) * teeth, np.exp(rng.uniform(-1.8, -0.1)) * np.array([1.0, 0.95, 0.85]))
+    shaded = rng.uniform(0.6, 1.0), np.exp(rng.uniform(-1.8, -0.1))
+    opacity, brightness = person.get("teeth", shaded)
+    paint(albedo, opacity * teeth, brightness * np.array([1.0, 0.95, 0.85]))
     paint(albedo, bump(a, v, (0.62, NOSE_V - 0.55), (0.36, 0.2)), skin * 0.12)  # nostrils
     paint(albedo, 0.35 * bump(a, v, (person["nose_width"] + 0.35, NOSE_V), (0.2, 0.5)), skin * 0.3)
     paint(albedo, 0.35 * bump(u, v, (0, NOSE_V - 0.95), (1.1, 0.3)), skin * 0.35)
@@ -319,7 +323,7 @@ def paint_eyes(albedo, u, v, person, expression):
     paint(albedo, iris, person["iris"])
     paint(albedo, (0.75 + 0.2 * person["female"]) * lashes, skin * 0.12)
     paint(albedo, 0.35 * crease, skin * 0.4)
-    paint(albedo, 0.9 * brow_mask(u, v, person, expression), 1.2 * np.minimum(person["hair_colour"], skin))
+    paint(albedo, 0.9 * brow_mask(u, v, person, expression), 1.2 * np.minimum(person["hair_color"], skin))
 
 
 def paint_glasses(albedo, u, v, glasses, rng):
@@ -331,17 +335,22 @@ def paint_glasses(albedo, u, v, glasses, rng):
     lens = smoothstep(1.03, 0.97, radius)
     ring = smoothstep(rim + 0.1, rim, np.abs(radius - 1) * half_height)
     bar = (np.abs(v - 0.4) < 0.25) & ((a < 1.2) | (a > 3.3 + half_width))
-    colour = (0.02, 0.02, 0.02) if rng.random() < 0.7 else (0.25, 0.2, 0.13)
+    color = (0.02, 0.02, 0.02) if rng.random() < 0.7 else (0.25, 0.2, 0.13)
     paint(albedo, dark * lens, (0.012, 0.012, 0.014))
     paint(albedo, 0.25 * rng.random() * lens * smoothstep(-0.6, 0.9, x + y), (0.5, 0.52, 0.55))  # reflection
-    paint(albedo, np.maximum(ring, bar), colour)
+    paint(albedo, np.maximum(ring, bar), color)
 
 
-def paint_face(person, expression, rng):
-    """Relief (MAP_SIZE, MAP_SIZE) in cm and albedo (3, MAP_SIZE, MAP_SIZE)."""
+def face_map():
+    """u and v of the pixels of the map of the face, (MAP_SIZE, MAP_SIZE) each."""
     u, v = rendering.pixel_grid(MAP_SPAN, MAP_SIZE)
-    v = v + MAP_MIDDLE
-    albedo = paint_skin(u, v, person, rng)
+    return u, v + MAP_MIDDLE
+
+
+def paint_face(person, expression, rng, skin=None):
+    """Relief (MAP_SIZE, MAP_SIZE) in cm and albedo (3, MAP_SIZE, MAP_SIZE); `skin`: from `paint_skin`, or None."""
+    u, v = face_map()
+    albedo = paint_skin(u, v, person, rng) if skin is None else skin.copy()
     lip_relief = paint_mouth(albedo, u, v, person, expression, rng)
     paint_eyes(albedo, u, v, person, expression)
     fold, feet, dimple = fold_masks(u, v, expression)
@@ -430,7 +439,7 @@ def trace(distance, x, y, near, noise):
     field = noise[::2, ::2].ravel()
     ends, hit = rendering.sphere_trace(lambda p: distance(p, field), coarse.reshape(3, -1), steps=8, tolerance=0.3)
     z = np.where(hit, ends[2], np.float32(-np.inf)).reshape(coarse.shape[1:])
-    # A little in front of the nearest coarse neighbour is a safe start.
+    # A little in front of the nearest coarse neighbor is a safe start.
     start = np.repeat(np.repeat(ndimage.maximum_filter(z, 3), 2, 0), 2, 1)
     start = start[: x.shape[0], : x.shape[1]] + np.float32(0.4)
     hit = np.isfinite(start)
@@ -450,10 +459,10 @@ def trace_head(x, y, person, expression, view, ragged):
     """Find the smooth head and its hair in a window of the image: (hit, points, normal, hairiness, z).
 
     `x`, `y` and `ragged`, which roughens the hair, are float32 (h, w). Returns bool (h, w), and for the N hits points
-    and unit normals (3, N) in the axes of the head, the share of hair (N,), and z in the scene (N,), cm.
+    and unit normals (3, N) in the axes of the head, the fraction of hair (N,), and z in the scene (N,), cm.
     """
     turn = head_rotation(view)
-    centre = view["centre"].astype(np.float32)
+    center = view["center"].astype(np.float32)
 
     def parts(local, noise):
         skull, skin = skin_distance(local, person, expression)
@@ -462,7 +471,7 @@ def trace_head(x, y, person, expression, view, ragged):
     def distance(local, noise):
         return np.minimum(*parts(local, noise))
 
-    hit, points = trace(lambda p, n: distance(turn.T @ p, n), x - centre[0], y - centre[1], 14.0, ragged)
+    hit, points = trace(lambda p, n: distance(turn.T @ p, n), x - center[0], y - center[1], 14.0, ragged)
     noise, local = ragged[hit], turn.T @ points
     normal = rendering.surface_normals(lambda p: distance(p, noise), local, 0.12)
     skin, hair = parts(local, noise)
@@ -475,7 +484,7 @@ def trace_body(x, y, view):
     The points are in the axes of the body, with the origin at the collar, the normals in those of the scene.
     """
     turn = rendering.rotation("y", np.radians(view["body_yaw"])).astype(np.float32)
-    origin = (view["centre"] + np.array([0, -14.3, -3.0])).astype(np.float32)
+    origin = (view["center"] + np.array([0, -14.3, -3.0])).astype(np.float32)
     build = view["build"]
     ends = np.float32([[0, -3, -3], [0, 9, -1.5], [0, -4.5, -3], [17.5 * build, -9.5, -3.5]])[:, :, None]
     neck_cone = rendering.rounded_cone(ends[0], ends[1], np.float32(5.7 * build), np.float32(4.6 * build))
@@ -517,11 +526,11 @@ def apply_relief(points, normal, slope_u, slope_v):
 
 
 def sample_clothes(rng):
-    """What the person wears: a dict of cut, colour and pattern."""
-    colour = np.array(CLOTH_COLOURS[rng.choice(len(CLOTH_COLOURS), p=CLOTH_WEIGHTS)])
+    """What the person wears: a dict of cut, color and pattern."""
+    color = np.array(CLOTH_COLORS[rng.choice(len(CLOTH_COLORS), p=CLOTH_WEIGHTS)])
     return {
         "kind": rng.choice(["crew", "v", "vest", "shirt"], p=[0.55, 0.15, 0.12, 0.18]),
-        "colour": colour * np.exp(rng.normal(0, 0.25)), "collar": rng.uniform(5.6, 7.6),  # cm, how high it closes
+        "color": color * np.exp(rng.normal(0, 0.25)), "collar": rng.uniform(5.6, 7.6),  # cm, how high it closes
         "print": rng.random() < 0.25, "stripes": rng.random() < 0.08,
     }  # fmt: skip
 
@@ -549,12 +558,12 @@ def cloth_albedo(points, noise, clothes, rng):
     if clothes["kind"] == "shirt":  # the edges of the open collar
         seam = (np.abs(np.abs(x) - 0.3 * (y + 9)) < 0.35) & (y > -9)
         pattern = pattern * (1 - 0.35 * seam)
-    colour = clothes["colour"][:, None] * pattern
+    color = clothes["color"][:, None] * pattern
     if clothes["print"]:  # letters too small to read
         middle, pitch, half = rng.uniform(-14, -10), rng.uniform(3, 6), rng.uniform(0.6, 1.3)
         letters = np.sin(x * pitch + 2 * np.sin(x * 1.7)) > 0
-        colour = colour + 0.2 * (letters & (np.abs(y - middle) < half) & (np.abs(x) < 8))
-    return np.maximum(colour, 0.004)
+        color = color + 0.2 * (letters & (np.abs(y - middle) < half) & (np.abs(x) < 8))
+    return np.maximum(color, 0.004)
 
 
 def sample_light(rng):
@@ -584,7 +593,7 @@ def sample_light(rng):
 
 
 def received_light(normal, light, shadow, occlusion):
-    """Light (3, N) on unit normals (3, N); `shadow`, `occlusion` (N,): shares of key and ambient light that arrive."""
+    """Light (3, N) on unit normals (3, N); `shadow`, `occlusion`: (N,), fractions of key and ambient light left."""
     lights = (np.float32(light[name])[:, None] for name in ("fill", "sky", "ground", "key", "back"))
     fill, sky, ground, key, back = lights
     up = 0.5 + 0.5 * normal[1]
@@ -643,12 +652,12 @@ def render_garden(rng):
 
 
 def paint_car(image, dx, dy, rng):
-    """Paint a parked car over `image` (3, h, w); `dx`, `dy`: coordinates relative to its centre."""
-    colours = ((0.04, 0.06, 0.13), (0.03, 0.03, 0.03), (0.4, 0.42, 0.45), (0.25, 0.03, 0.03))
-    colour = np.float32(colours[rng.choice(4, p=[0.5, 0.25, 0.2, 0.05])])[:, None, None]
+    """Paint a parked car over `image` (3, h, w); `dx`, `dy`: coordinates relative to its center."""
+    colors = ((0.04, 0.06, 0.13), (0.03, 0.03, 0.03), (0.4, 0.42, 0.45), (0.25, 0.03, 0.03))
+    color = np.float32(colors[rng.choice(4, p=[0.5, 0.25, 0.2, 0.05])])[:, None, None]
     body = smoothstep(1.1, 0.9, np.maximum(np.abs(dx) / 0.32, np.abs(dy) / 0.07))
     cabin = smoothstep(1.1, 0.9, np.hypot(dx / 0.2, (dy - 0.07) / 0.1))
-    paint(image, np.maximum(body, cabin), colour * (1 + 2 * smoothstep(0.0, 0.1, dy)))
+    paint(image, np.maximum(body, cabin), color * (1 + 2 * smoothstep(0.0, 0.1, dy)))
     paint(image, smoothstep(1.1, 0.8, np.hypot(dx / 0.15, (dy - 0.1) / 0.045)), (0.35, 0.4, 0.45))  # windows
     paint(image, smoothstep(1.1, 0.8, np.hypot(dx / 0.34, (dy + 0.08) / 0.03)), (0.02, 0.02, 0.02))  # shadow
 
@@ -656,15 +665,15 @@ def paint_car(image, dx, dy, rng):
 def render_room(rng):
     """A wall indoors with doors, pictures, shelves: linear light, float32 (3, 128, 128)."""
     x, y = rendering.pixel_grid(2.0)
-    colour = np.exp(rng.uniform(np.log(0.02), np.log(1.1)) + rng.normal(0, [0.25, 0.15, 0.3]))
+    color = np.exp(rng.uniform(np.log(0.02), np.log(1.1)) + rng.normal(0, [0.25, 0.15, 0.3]))
     falloff = 1 + rng.normal(0, 0.25) * x + rng.normal(0, 0.15) * y
     falloff = np.maximum(falloff, 0.2) * (1 + 0.04 * rendering.smooth_noise(rng, 20))
-    image = (colour[:, None, None] * falloff).astype(np.float32)
+    image = (color[:, None, None] * falloff).astype(np.float32)
     for _ in range(rng.integers(0, 7)):
-        centre, size = rng.uniform(-1.1, 1.1, 2), rng.uniform(0.06, 0.6, 2)
-        box = np.maximum(np.abs(x - centre[0]) - size[0], np.abs(y - centre[1]) - size[1])
+        center, size = rng.uniform(-1.1, 1.1, 2), rng.uniform(0.06, 0.6, 2)
+        box = np.maximum(np.abs(x - center[0]) - size[0], np.abs(y - center[1]) - size[1])
         shade = np.exp(rng.normal(-0.4, 0.8)) * np.exp(rng.normal(0, 0.15, 3))
-        paint(image, 0.9 * smoothstep(0.02, -0.02, box), colour * shade)
+        paint(image, 0.9 * smoothstep(0.02, -0.02, box), color * shade)
     sigma = rng.uniform(0.8, 4.0)
     return ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest", truncate=2.5)
 
@@ -682,19 +691,23 @@ def add_glare(image, rng):
         image += np.float32([1.0, 0.98, 0.88])[:, None, None] * flare
 
 
-def develop(image, near, rng):
-    """Apply a camera's style to linear light (3, h, w): exposure, deep shadows, local contrast, colours, lost focus.
+def develop(image, rng):
+    """Apply a camera's tone curve to linear light (3, h, w): exposure, deep shadows, local contrast."""
+    toe = rng.uniform(0.0, 0.025)  # light below this turns black
+    image = image * image / (image + np.float32(toe) + np.float32(1e-6)) * np.float32(np.exp(rng.normal(0.15, 0.25)))
+    gray = image.mean(axis=0) + np.float32(0.003)
+    return image * np.clip(gray / rendering.blur(gray, 5), 0.5, 2) ** rng.uniform(0.2, 0.6)
+
+
+def stylize(image, near, rng):
+    """Apply a style to linear light (3, h, w): saturation, old prints, lost focus.
 
     `near`: how much larger the face is than in Happy House, so that a blur leaves its expression visible.
     """
-    toe = rng.uniform(0.0, 0.025)  # light below this turns black
-    image = image * image / (image + np.float32(toe) + np.float32(1e-6)) * np.float32(np.exp(rng.normal(0.15, 0.25)))
-    grey = image.mean(axis=0) + np.float32(0.003)
-    image = image * np.clip(grey / rendering.blur(grey, 5), 0.5, 2) ** rng.uniform(0.2, 0.6)
-    grey = image.mean(axis=0)
+    gray = image.mean(axis=0)
     style = rng.random()
     saturation = 0.0 if style < 0.12 else rng.uniform(0.7, 1.5)
-    image = np.maximum(grey + saturation * (image - grey), 0)
+    image = np.maximum(gray + saturation * (image - gray), 0)
     if 0.06 < style < 0.25:  # toned prints and wrong white balance
         image *= np.exp(rng.normal(0, [[[0.15]], [[0.05]], [[0.2]]]))
     if rng.random() < 0.3:  # out of focus, or enlarged from a few pixels
@@ -718,13 +731,13 @@ def shade_body(points, normal, fields, person, clothes, light, rng):
 def shade_head(normal, hairiness, albedo, fields, person, light):
     """Radiance (3, N) of face and hair for normals (3, N) in the axes of the scene.
 
-    `hairiness`: (N,), the share of hair; `albedo`: (3, N), of the face; `fields`: shadow, occlusion and a random
+    `hairiness`: (N,), the fraction of hair; `albedo`: (3, N), of the face; `fields`: shadow, occlusion and a random
     field, (N,) each.
     """
     shadow, occlusion, fine = fields
     strands = np.exp(np.float32(0.2) * fine)
-    colour = person["hair"]["cloth"] if person["hair"]["cut"] == "hat" else person["hair_colour"]
-    hair = np.float32(colour)[:, None] * strands
+    color = person["hair"]["cloth"] if person["hair"]["cut"] == "hat" else person["hair_color"]
+    hair = np.float32(color)[:, None] * strands
     albedo = albedo + hairiness * (hair - albedo)
     shine = rendering.specular_highlight(normal, light["key_direction"], 18) * shadow
     shine = np.float32(light["gloss"]) * shine * (1 + hairiness * (0.5 * strands - 1))
@@ -742,39 +755,105 @@ def render_face(smiling, rng):
     """
     person, view, light = sample_person(rng), sample_view(rng), sample_light(rng)
     clothes, expression = sample_clothes(rng), sample_expression(smiling, rng)
-    relief, albedo = paint_face(person, expression, rng)
-    slope_v, slope_u = np.gradient(relief, MAP_SPAN / MAP_SIZE)
+    face = paint_face(person, expression, rng)
     image = render_garden(rng) if light["outdoors"] else render_room(rng)
-    near = 36 / view["width"]  # locks and shadows grow with the face
+    textures = sample_textures(person, view, rng)
+    head, body = head_surface(person, expression, view, textures[2]), body_surface(view)
+    skin = put_on_face(head, face, person, view)
+    shadows = cast_shadows(head, skin[2], body, view, light)
+    draw_body(image, body, shadows, person, clothes, light, textures, rng)
+    draw_head(image, head, skin, shadows, person, light, textures)
+    add_glare(image, rng)
+    image = stylize(develop(image, rng), enlargement(view), rng)
+    return rendering.photograph(image.transpose(1, 2, 0), rng, rng)
+
+
+def enlargement(view):
+    """How much larger than in Happy House the face is: locks and shadows grow with it."""
+    return 36 / view["width"]
+
+
+def sample_textures(person, view, rng):
+    """Three random fields (128, 128): a fine one, the wrinkles of the clothes, and the locks of the hair."""
     fine, wrinkles = rendering.smooth_noise(rng, 2.5), rendering.smooth_noise(rng, 9)
-    ragged = rendering.smooth_noise(rng, near * person["hair"]["curl"]) + np.float32(0.4) * fine
+    locks = rendering.smooth_noise(rng, enlargement(view) * person["hair"]["curl"])
+    return fine, wrinkles, locks + np.float32(0.4) * fine
 
-    # Geometry: the body, and in front of it the head.
+
+class Surface(NamedTuple):
+    """What the camera sees of head or body in a window of the image: n of its (h, w) pixels hit it."""
+
+    window: tuple  # slices of rows and columns
+    hit: np.ndarray  # bool (h, w)
+    points: np.ndarray  # (3, n), in the axes of the head or the body
+    normal: np.ndarray  # (3, n), unit vectors, in the axes of the head, or of the scene for the body
+    z: np.ndarray  # (n,), in the scene, cm
+    hairiness: np.ndarray  # (n,), how much hair covers the head, 0 to 1
+
+
+def head_surface(person, expression, view, ragged):
+    """`Surface` of head and hair; `ragged` (128, 128) roughens the hair."""
     x, y = rendering.pixel_grid(view["width"])
-    centre_x, centre_y, _ = view["centre"]
+    center_x, center_y, _ = view["center"]
     below, above = max(14.5, person["hair"]["length"]), 13 + 1.5 * person["hair"]["top"]
-    head = window(x, y, centre_x - 12.5, centre_x + 12.5, centre_y - below, centre_y + above)
-    body = window(x, y, -np.inf, np.inf, -np.inf, centre_y - 5)
-    body_hit, body_points, body_normal, body_z = trace_body(x[body], y[body], view)
-    head_hit, points, normal, hairiness, z = trace_head(x[head], y[head], person, expression, view, ragged[head])
-    *face, height, slope_u, slope_v = sample_maps([*albedo, relief, slope_u, -slope_v], points, person["lower"])
-    bare = 1 - hairiness
-    normal = head_rotation(view) @ apply_relief(points, normal, slope_u * bare, slope_v * bare)
-    z = z + bare * height * normal[2]
+    place = window(x, y, center_x - 12.5, center_x + 12.5, center_y - below, center_y + above)
+    hit, points, normal, hairiness, z = trace_head(x[place], y[place], person, expression, view, ragged[place])
+    return Surface(place, hit, points, normal, z, hairiness)
 
-    depth = np.full_like(x, -25.0)  # the background is deep but finite
-    depth[body][body_hit] = body_z
-    front = z > depth[head][head_hit]
-    depth[head][head_hit] = np.maximum(depth[head][head_hit], z)
+
+def body_surface(view):
+    """`Surface` of neck, shoulders and chest."""
+    x, y = rendering.pixel_grid(view["width"])
+    place = window(x, y, -np.inf, np.inf, -np.inf, view["center"][1] - 5)
+    hit, points, normal, z = trace_body(x[place], y[place], view)
+    return Surface(place, hit, points, normal, z, 0 * z)
+
+
+def put_on_face(head, face, person, view):
+    """Put a face on a head: albedo and unit normals (3, n) in the axes of the scene, and the new z (n,).
+
+    `face`: relief and albedo from `paint_face`.
+    """
+    relief, albedo = face
+    slope_v, slope_u = np.gradient(relief, MAP_SPAN / MAP_SIZE)
+    *colors, height, slope_u, slope_v = sample_maps([*albedo, relief, slope_u, -slope_v], head.points, person["lower"])
+    bare = 1 - head.hairiness
+    normal = head_rotation(view) @ apply_relief(head.points, head.normal, slope_u * bare, slope_v * bare)
+    return np.stack(colors), normal, head.z + bare * height * normal[2]
+
+
+def cast_shadows(head, z, body, view, light):
+    """Fractions (128, 128) of the lamp's and of the ambient light that arrive, and which of the head's pixels show.
+
+    `z` (n,): that of the head, with its relief; the last result is bool (n,).
+    """
+    near = enlargement(view)
+    depth = np.full((rendering.RENDER_SIZE, rendering.RENDER_SIZE), np.float32(-25.0))  # deep but finite
+    depth[body.window][body.hit] = body.z
+    front = z > depth[head.window][head.hit]
+    depth[head.window][head.hit] = np.maximum(depth[head.window][head.hit], z)
     depth *= np.float32(rendering.RENDER_SIZE / view["width"])  # now in rendered pixels
     occlusion = rendering.ambient_occlusion(depth, scales=(2.0 * near, 6.0 * near), strength=0.25)
     shadow = rendering.self_shadow(depth, light["key_direction"], reach=int(20 * near), softness=2 * near)
+    return shadow, occlusion, front
 
-    fields = [field[body][body_hit] for field in (shadow, occlusion, fine, wrinkles)]
-    image[:, *body][:, body_hit] = shade_body(body_points, body_normal, fields, person, clothes, light, rng)
-    fields = [field[head][head_hit] for field in (shadow, occlusion, fine)]
-    radiance = shade_head(normal, hairiness, np.stack(face), fields, person, light)
-    head_hit[head_hit] = front
-    image[:, *head][:, head_hit] = radiance[:, front]
-    add_glare(image, rng)
-    return rendering.photograph(develop(image, near, rng).transpose(1, 2, 0), rng)
+
+def draw_body(image, body, shadows, person, clothes, light, textures, rng):
+    """Draw a body on `image`, linear light (3, 128, 128), in place; `rng` places the letters on the clothes."""
+    shadow, occlusion, _ = shadows
+    fine, wrinkles, _ = textures
+    fields = [field[body.window][body.hit] for field in (shadow, occlusion, fine, wrinkles)]
+    # The wrinkles change the normals.
+    color = shade_body(body.points, body.normal.copy(), fields, person, clothes, light, rng)
+    image[:, *body.window][:, body.hit] = color
+
+
+def draw_head(image, head, skin, shadows, person, light, textures):
+    """Draw a head on `image`, linear light (3, 128, 128), in place; `skin`: from `put_on_face`."""
+    shadow, occlusion, front = shadows
+    albedo, normal, _ = skin
+    fields = [field[head.window][head.hit] for field in (shadow, occlusion, textures[0])]
+    color = shade_head(normal, head.hairiness, albedo, fields, person, light)
+    visible = head.hit.copy()
+    visible[head.hit] = front
+    image[:, *head.window][:, visible] = color[:, front]

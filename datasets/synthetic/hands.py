@@ -4,7 +4,7 @@
 angle of each joint), a viewpoint, a lamp and a wall, and render one image. The hand is a skeleton with a rounded cone
 around each bone; `rendering.py` traces, lights and photographs it.
 
-Lengths are in centimetres and angles in degrees. The axes of the palm, for a right hand: x towards the side of
+Lengths are in centimeters and angles in degrees. The axes of the palm, for a right hand: x towards the side of
 the thumb, y towards the fingertips, z out of the palm. Lengths, radii and angles were adjusted by eye.
 """
 
@@ -16,7 +16,7 @@ from scipy import ndimage
 from datasets.synthetic import rendering
 from datasets.synthetic.rendering import rotation, smoothstep, unit
 
-# One rounded cone. start, end: (3,); blend: the radius over which it merges with its neighbours; part: "palm",
+# One rounded cone. start, end: (3,); blend: the radius over which it merges with its neighbors; part: "palm",
 # "proximal", "middle" or "distal" (the bones of a finger), "arm" or "sleeve"; palmar: (3,), the direction that
 # its palm side faces.
 Bone = namedtuple("Bone", "start end start_radius end_radius blend part palmar")
@@ -36,24 +36,29 @@ THUMB_RADII = (1.35, 1.12, 1.0, 0.75)
 
 OUT = np.array([0.0, 0.0, 1.0])  # the direction that the palm faces
 
-# share: how often people show it so; extended: fingers; thumb: "out", extended; "over" the curled fingers; "beside"
-# them; "across" the palm; or "meets" the tip of the index finger, and of all that are not extended.
-Pose = namedtuple("Pose", "share extended thumb")
+# probability: how often people show it so; extended: fingers; thumb: "out", extended; "over" the curled fingers;
+# "beside" them; "across" the palm; or "meets" the tip of the index finger, and of all that are not extended.
+Pose = namedtuple("Pose", "probability extended thumb")
 
 POSES = {
     0: (Pose(1, (), "meets"),),
     1: (Pose(0.7, FINGERS[:1], "over"), Pose(0.3, FINGERS[:1], "beside")),
     2: (Pose(0.8, FINGERS[:2], "over"), Pose(0.2, FINGERS[:2], "beside")),
-    3: (Pose(0.55, FINGERS[:2], "out"), Pose(0.45, FINGERS[:3], "over")),
-    4: (Pose(0.75, FINGERS, "across"), Pose(0.25, FINGERS[:3], "out")),
+    3: (Pose(0.5, FINGERS[:2], "out"), Pose(0.5, FINGERS[:3], "over")),
+    4: (Pose(0.6, FINGERS, "across"), Pose(0.4, FINGERS[:3], "out")),
     5: (Pose(1, FINGERS, "out"),),
 }
+# Other fingers that some people count with.
+RARE_POSES = {
+    2: (Pose(0.5, ("index", "little"), "over"), Pose(0.3, ("middle", "ring"), "over"), Pose(0.2, FINGERS[:1], "out")),
+    3: (Pose(0.7, FINGERS[1:], "over"), Pose(0.3, ("index", "middle", "little"), "over")),
+}
+RARE = 0.2  # how often, among the images of these digits
 # A hand that shows no digit: a network must not be sure of one.
 NO_DIGIT_POSES = {
     "thumbs-up": Pose(1, (), "out"),
     "fist": Pose(1, (), "over"),
     "OK": Pose(1, FINGERS[1:], "meets"),
-    "horns": Pose(1, ("index", "little"), "over"),
     "little finger": Pose(1, ("little",), "over"),
     "call me": Pose(1, ("little",), "out"),
     "middle finger": Pose(1, ("middle",), "over"),
@@ -215,11 +220,16 @@ def sample_arm_bones(rng):
     return bones
 
 
-def sample_hand(pose, crossed, rng):
-    """The bones of one person's right hand and arm, in the axes of the palm: list of Bone."""
-    length = rng.normal(1, 0.04)  # of the fingers, relative to the palm
+def sample_proportions(rng):
+    """A person's hand, relative to the average: the length and the thickness of the fingers, the width of the palm."""
+    length = rng.normal(1, 0.04)
     thickness = np.clip(rng.normal(1, 0.09), 0.82, 1.25)
-    width = np.clip(rng.normal(1, 0.05), 0.9, 1.12)  # of the palm
+    return length, thickness, np.clip(rng.normal(1, 0.05), 0.9, 1.12)
+
+
+def sample_hand(pose, crossed, proportions, rng):
+    """The bones of a right hand and arm, in the axes of the palm: list of Bone; `proportions`: see above."""
+    length, thickness, width = proportions
     fingers, palm_sides, finger_bones = [], [], []
     for name, (abduction, flexions) in zip(FINGERS, sample_finger_angles(pose, crossed, rng)):
         lengths = np.array(PHALANGES[name]) * length * rng.normal(1, 0.02)
@@ -244,10 +254,12 @@ def sample_view(pose, kind, rng):
     mirror = rng.choice([-1.0, 1.0])
     if kind == 0:  # seen from the side of the thumb, which shows the hole
         yaw = np.clip(rng.normal(-66, 24), -115, -24)
+    elif rng.random() < 0.15:  # almost edge-on, the fingers behind one another
+        yaw = rng.uniform(30, 75) * rng.choice([-1, 1])
     else:
         yaw = rng.normal(0, 20 if len(pose.extended) > 2 else 28)
     tilt = rng.normal(0, 14)
-    if kind != 0 and rng.random() < 0.35:  # the back of the hand, which would hide the hole
+    if kind != 0 and rng.random() < 0.45:  # the back of the hand, which would hide the hole
         yaw += 180
     if kind == "OK":
         yaw = rng.normal(-30, 20)  # so that the ring is seen
@@ -256,21 +268,27 @@ def sample_view(pose, kind, rng):
     if kind == "pointing at the camera":
         tilt, yaw = rng.normal(80, 12), rng.uniform(-180, 180)
     # Most people hold the hand upright, some hold it sideways.
-    roll = rng.normal(0, 22) if rng.random() < 0.85 else rng.uniform(-100, 100)
+    roll = rng.normal(0, 22) if rng.random() < 0.7 else rng.uniform(-130, 130)
     if kind == "thumbs-up" and rng.random() < 0.7:
         roll += 90 * mirror * np.sign(np.cos(np.radians(yaw)))  # so that it points up
+    return view_matrix(yaw, tilt, roll, mirror)
+
+
+def view_matrix(yaw, tilt, roll, mirror):
+    """Matrix (3, 3) from the axes of the palm to those of the camera; `mirror`: 1 for a right hand, -1 for a left."""
     matrix = rotation("z", np.radians(roll)) @ rotation("x", np.radians(tilt)) @ rotation("y", np.radians(yaw))
     return (matrix @ np.diag([mirror, 1, 1])).astype(np.float32)
 
 
-def project(bones, matrix, width, rng):
-    """The bones in the axes of the camera, and the point (3,) at the centre of the image.
+def project(bones, matrix, width, rng, aside=0.1):
+    """The bones in the axes of the camera, and the point (3,) at the center of the image.
 
-    Perspective is applied to joints and radii here, so the rays can be parallel later.
+    `aside` is how far the hand is from there: a standard deviation, in widths of the image. Perspective is applied to
+    joints and radii here, so the rays can be parallel later.
     """
     hand = [matrix @ point for bone in bones if bone.part not in ("arm", "sleeve") for point in (bone.start, bone.end)]
     middle = (np.min(hand, axis=0) + np.max(hand, axis=0)) / 2
-    middle[:2] -= np.clip(rng.normal(0, 0.1, 2), -0.22, 0.22) * width
+    middle[:2] -= np.clip(rng.normal(0, aside, 2), -0.22, 0.22) * width
     distance = rng.uniform(40, 90)  # from the camera to the hand
     projected = []
     for bone in bones:
@@ -362,7 +380,7 @@ def sample_skin_tone(rng):
 
 
 def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
-    """Albedo of the skin, array (3, n), linear, and the share of it that is nail, (n,).
+    """Albedo of the skin, array (3, n), linear, and the fraction of it that is nail, (n,).
 
     `bone`, `t` (n,): index of the nearest bone and the position along it; `position` (3, n): in the axes of the palm;
     `normal` (3, n) and `out` (3,), the direction that the palm faces: in the axes of the camera; `noise` (2, n):
@@ -378,7 +396,7 @@ def skin_albedo(bones, bone, t, position, normal, out, rng, noise):
     along = t * length
     x, y, _ = position
 
-    # The first centimetre of a finger or thumb still belongs to the palm.
+    # The first centimeter of a finger or thumb still belongs to the palm.
     own = np.where(part_is("proximal"), smoothstep(0, 1.5, along), 1)
     facing = own * facing + (1 - own) * rendering.dot(normal, out)
     inner = smoothstep(-0.3, 0.4, facing) * smoothstep(-11, -1, y)
@@ -420,13 +438,13 @@ def render_wall(rng, light):
     x, y = rendering.pixel_grid(2.0)
     kind = rng.random()
     if kind < 0.6:  # white paint, warm or cool
-        colour = rng.uniform(0.58, 0.85) * np.exp(rng.normal([0.02, 0, -0.04], 0.012))
+        color = rng.uniform(0.58, 0.85) * np.exp(rng.normal([0.02, 0, -0.04], 0.012))
         roughness = rng.uniform(0, 0.01)
-    elif kind < 0.75:  # grey or greenish, in a dim room
-        colour = rng.uniform(0.15, 0.6) * np.exp(rng.normal([-0.06, 0.02, -0.03], 0.03))
+    elif kind < 0.75:  # gray or greenish, in a dim room
+        color = rng.uniform(0.15, 0.6) * np.exp(rng.normal([-0.06, 0.02, -0.03], 0.03))
         roughness = rng.uniform(0, 0.02)
-    else:  # coloured paint, wood, cloth
-        colour = np.exp(rng.uniform(np.log(0.05), np.log(0.7)) + rng.normal(0, 0.2, 3))
+    else:  # colored paint, wood, cloth
+        color = np.exp(rng.uniform(np.log(0.05), np.log(0.7)) + rng.normal(0, 0.2, 3))
         roughness = rng.uniform(0, 0.08)
     slope = light[:2] * rng.uniform(0, 0.16) + rng.normal(0, 0.05, 2)
     bright = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x * x + y * y)
@@ -436,14 +454,14 @@ def render_wall(rng, light):
         turn = rng.uniform(0, 2 * np.pi)
         side = np.cos(turn) * x + np.sin(turn) * y > rng.uniform(-0.7, 0.7)
         bright = bright * np.where(side, np.exp(rng.normal(0, 0.3)), 1)
-    return bright[:, :, None] * np.minimum(colour, 0.95)
+    return bright[:, :, None] * np.minimum(color, 0.95)
 
 
 def wall_shadow(mask, light, scale, rng):
-    """Share of the wall's light that the hand blocks, (128, 128).
+    """Fraction of the wall's light that the hand blocks, (128, 128).
 
     `mask` (128, 128) is 1 where the hand is, `light` (3,) the unit vector towards the lamp, and `scale` the
-    number of rendered pixels per centimetre.
+    number of rendered pixels per centimeter.
     """
     gap = rng.uniform(2, 14) * scale  # between hand and wall
     shift = np.clip(-light[:2] / light[2] * gap, -60, 60)
@@ -452,11 +470,11 @@ def wall_shadow(mask, light, scale, rng):
     return rng.uniform(0.15, 0.6) * lamp + rng.uniform(0, 0.15) * ambient
 
 
-def visible_surface(bones, width):
+def visible_surface(bones, width, steps=13):
     """What the camera sees of the hand: (pixels, points, normal, bone, t, coverage).
 
     These are flat indices (n,) of the pixels that may see any of it; points and unit normals (3, n) on the surface;
-    the index of the nearest bone and the position along it, (n,); the share of the pixel that is hand, (n,).
+    the index of the nearest bone and the position along it, (n,); the fraction of the pixel that is hand, (n,).
     """
     size = rendering.RENDER_SIZE
     pixels, slots = candidate_bones(bones, width)
@@ -469,7 +487,7 @@ def visible_surface(bones, width):
     for slot in slots[1:]:
         start[: len(slot)] = np.maximum(start[: len(slot)], tops[slot])
     rays = np.stack([x.ravel()[pixels], y.ravel()[pixels], start])
-    points, _ = rendering.sphere_trace(distance, rays, steps=13, tolerance=0.5 * width / size)
+    points, _ = rendering.sphere_trace(distance, rays, steps=steps, tolerance=0.5 * width / size)
     bone, t = nearest(points)
 
     # Outlines are soft over about a pixel. A few rays along the outlines inside the hand have not arrived;
@@ -499,8 +517,8 @@ def render_hand(digit, rng):
     """
     if digit == len(POSES):
         return render_no_digit(rng.integers(len(NO_DIGITS)), rng)
-    poses = POSES[int(digit)]
-    return render_pose(poses[rng.choice(len(poses), p=[pose.share for pose in poses])], int(digit), rng)
+    poses = RARE_POSES[digit] if digit in RARE_POSES and rng.random() < RARE else POSES[int(digit)]
+    return render_pose(poses[rng.choice(len(poses), p=[pose.probability for pose in poses])], int(digit), rng)
 
 
 def render_no_digit(kind, rng):
@@ -509,7 +527,7 @@ def render_no_digit(kind, rng):
 
 
 def sleeve_and_band(albedo, bones, bone, position, rng):
-    """Put the colours of a sleeve, plain or striped, and sometimes of a bracelet or watch, on albedo (3, n)."""
+    """Put the colors of a sleeve, plain or striped, and sometimes of a bracelet or watch, on albedo (3, n)."""
     plain, stripe, band = (np.exp(rng.uniform(-3, -0.3) + rng.normal(0, 0.25, (3, 1))) for _ in range(3))
     if rng.random() < 0.6:
         stripe = plain
@@ -523,44 +541,91 @@ def sleeve_and_band(albedo, bones, bone, position, rng):
     return albedo
 
 
-def render_pose(pose, kind, rng):
-    """Render an image, uint8 (64, 64, 3), of a hand in this pose; `kind`: the digit, or one of NO_DIGITS."""
-    width = rng.uniform(16, 30)  # of the image, at the distance of the hand
-    scale = rendering.RENDER_SIZE / width
-    matrix = sample_view(pose, kind, rng)
-    bones, middle = project(sample_hand(pose, kind == "crossed fingers", rng), matrix, width, rng)
-    pixels, points, normal, bone, t, coverage = visible_surface(bones, width)
+def bracelets(albedo, bones, bone, position, rng):
+    """Put up to four bracelets, one above the other, on albedo (3, n)."""
+    arm, top = np.array([b.part == "arm" for b in bones])[bone], -rng.uniform(0.8, 3)
+    for _ in range(rng.integers(1, 5)):
+        height = rng.uniform(0.3, 1)
+        around = arm & (position[1] < top) & (position[1] > top - height)
+        albedo = np.where(around, np.exp(rng.uniform(-3, -0.2) + rng.normal(0, 0.3, (3, 1))), albedo)
+        top -= height + rng.uniform(0, 0.4)
+    return albedo
 
-    # The perspective shifted the points slightly, which does not matter for the markings of skin.
-    position = matrix.T @ (points + middle[:, None])
+
+def sample_light(rng):
+    """One lamp, usually from above, and ambient light: a dict of levels, 1 for white paper that looks white."""
+    direction = unit([rng.normal(-0.2, 0.6), rng.normal(0.7, 0.4), rng.uniform(0.2, 1.0)])
+    return {
+        "direction": direction, "tint": np.exp(rng.normal([0.02, 0, -0.04], [0.02, 0, 0.03]))[:, None],
+        "shadow": rng.uniform(0.6, 0.95), "key": rng.uniform(0.85, 1.5), "softness": rng.uniform(0.1, 0.7),
+        "ambient": rng.uniform(0.15, 0.4), "gloss": rng.uniform(0.02, 0.14),
+    }  # fmt: skip
+
+
+def paint_hand(bones, surface, position, out, rng):
+    """Albedo (3, n) of what the camera sees of a hand, and the fraction of it that is nail, (n,).
+
+    `surface` is what `visible_surface` returns; for the others see `skin_albedo`.
+    """
+    pixels, _, normal, bone, t, _ = surface
     noise = [rendering.smooth_noise(rng, size).ravel()[pixels] for size in (9, 2.2)]
-    albedo, nail = skin_albedo(bones, bone, t, position, normal, matrix[:, 2], rng, noise)
-    albedo = sleeve_and_band(albedo, bones, bone, position, rng)
+    albedo, nail = skin_albedo(bones, bone, t, position, normal, out, rng, noise)
+    return sleeve_and_band(albedo, bones, bone, position, rng), nail
 
-    # One lamp, usually from above, and ambient light.
-    light = unit([rng.normal(-0.2, 0.6), rng.normal(0.7, 0.4), rng.uniform(0.2, 1.0)])
-    tint = np.exp(rng.normal([0.02, 0, -0.04], [0.02, 0, 0.03]))[:, None]
+
+def light_hand(surface, albedo, nail, light, scale):
+    """The light (3, n) that a hand sends to the camera; `scale`: rendered pixels per centimeter."""
+    pixels, points, normal, _, _, coverage = surface
     # The wall is too far behind to matter for the shadows of the hand on itself.
     height = to_image(np.where(coverage > 0.5, points[2], -40), pixels, -40) * scale
-    lit = rendering.self_shadow(height, light).ravel()[pixels]
-    lit = 1 - rng.uniform(0.6, 0.95) * (1 - lit)
-    key = rng.uniform(0.85, 1.5) * tint * rendering.skin_diffuse(normal, light, rng.uniform(0.1, 0.7))
+    lit = rendering.self_shadow(height, light["direction"]).ravel()[pixels]
+    lit = 1 - light["shadow"] * (1 - lit)
+    key = light["key"] * light["tint"] * rendering.skin_diffuse(normal, light["direction"], light["softness"])
     # Near an outline the surface turns away and only looks like a crease.
     occlusion = rendering.ambient_occlusion(height, strength=0.25).ravel()[pixels]
     occlusion = occlusion ** np.clip(0.3 + normal[2], 0.3, 1)
-    # Light between fingers is reflected by skin, so creases are red, not grey.
+    # Light between fingers is reflected by skin, so creases are red, not gray.
     crease = np.stack([occlusion**power for power in (0.8, 1.05, 1.2)])
     around = 0.75 + 0.25 * normal[1] + 0.3 * (1 - normal[2])  # more from above and from the wall
-    ambient = rng.uniform(0.15, 0.4) * around * crease
-    colour = albedo * (key * lit + ambient) * np.sqrt(crease)
-    colour += rng.uniform(0.02, 0.14) * lit * rendering.specular_highlight(normal, light, 18) * (1 + 2 * nail)
+    color = albedo * (key * lit + light["ambient"] * around * crease) * np.sqrt(crease)
+    highlight = rendering.specular_highlight(normal, light["direction"], 18)
+    return color + light["gloss"] * lit * highlight * (1 + 2 * nail)
 
-    image = render_wall(rng, light)
-    shadow = wall_shadow(to_image(coverage, pixels, 0), light, scale, rng)
-    image = image * (1 - shadow[:, :, None] * (1.0, 0.98, 0.95))  # shadows are bluish
+
+def put_before_wall(color, wall, surface, light, scale, rng):
+    """Linear light (128, 128, 3): the wall, the hand's shadow on it, and in front of it the hand of this color (3, n).
+
+    `light`: from `sample_light`; `scale`: rendered pixels per centimeter.
+    """
+    pixels, coverage = surface[0], surface[-1]
+    shadow = wall_shadow(to_image(coverage, pixels, 0), light["direction"], scale, rng)
+    image = wall * (1 - shadow[:, :, None] * (1.0, 0.98, 0.95))  # shadows are bluish
     flat = image.reshape(-1, 3)
-    flat[pixels] += coverage[:, None] * (colour.T - flat[pixels])
+    flat[pixels] += coverage[:, None] * (color.T - flat[pixels])
+    return image
+
+
+def render_pose(pose, kind, rng):
+    """Render an image, uint8 (64, 64, 3), of a hand in this pose; `kind`: the digit, or one of NO_DIGITS."""
+    width = rng.uniform(15, 30)  # of the image, at the distance of the hand
+    scale = rendering.RENDER_SIZE / width
+    matrix = sample_view(pose, kind, rng)
+    hand = sample_hand(pose, kind == "crossed fingers", sample_proportions(rng), rng)
+    # Sometimes the fingertips or the wrist lie beyond the edge of the image.
+    bones, middle = project(hand, matrix, width, rng, aside=0.1 if rng.random() < 0.8 else 0.2)
+    surface = visible_surface(bones, width)
+    # The perspective shifted the points slightly, which does not matter for the markings of skin.
+    position = matrix.T @ (surface[1] + middle[:, None])
+    albedo, nail = paint_hand(bones, surface, position, matrix[:, 2], rng)
+    if rng.random() < 0.2:
+        albedo = bracelets(albedo, bones, surface[3], position, rng)
+    light = sample_light(rng)
+    if rng.random() < 0.25:  # the wall is nearer to the lamp than the hand
+        light["key"] *= rng.uniform(0.3, 0.8)
+    color = light_hand(surface, albedo, nail, light, scale)
+    wall = render_wall(rng, light["direction"])
+    image = put_before_wall(color, wall, surface, light, scale, rng)
     if rng.random() < 0.3:  # underexposed, or a lens that darkens the corners
         x, y = rendering.pixel_grid(2.0)
         image *= np.exp(-rng.uniform(0, 1.5) - rng.uniform(0, 0.4) * (x * x + y * y))[:, :, None]
-    return rendering.photograph(image, rng)
+    return rendering.photograph(image, rng, rng)

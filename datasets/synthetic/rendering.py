@@ -39,14 +39,14 @@ def rotation(axis, angle):
 
 
 def pixel_grid(width, size=RENDER_SIZE):
-    """x and y of the pixel centres, float32 (size, size); (0, 0) is the centre; `width` is that of the image."""
+    """x and y of the pixel centers, float32 (size, size); (0, 0) is the center; `width` is that of the image."""
     axis = ((np.arange(size) + 0.5) / size - 0.5) * width
     x, y = np.meshgrid(axis, -axis)
     return x.astype(np.float32), y.astype(np.float32)
 
 
 def rounded_cone(start, end, start_radius, end_radius):
-    """Prepare a rounded cone, the convex hull of two spheres, for `cone_distance`: centres (3, ...), radii (...)."""
+    """Prepare a rounded cone, the convex hull of two spheres, for `cone_distance`: centers (3, ...), radii (...)."""
     axis = end - start
     length = np.sqrt(dot(axis, axis)) + np.float32(1e-6)
     # Beyond a slope of 1 one sphere contains the other and there is no cone.
@@ -59,7 +59,7 @@ def cone_distance(points, cone):
     """Signed distance of `points` (3, ...) to a `rounded_cone`, and the position t of the nearest point on its axis.
 
     The solid is swept by a sphere whose radius changes linearly, so the distance is the minimum over t (0 at the
-    start of the axis, 1 at its end) of |point - centre(t)| - radius(t); setting the derivative to zero gives t in
+    start of the axis, 1 at its end) of |point - center(t)| - radius(t); setting the derivative to zero gives t in
     closed form. (Inigo Quilez, "Distance functions", describes the same solid.)
     """
     start, direction, length, start_radius, slope, lean = cone
@@ -72,7 +72,7 @@ def cone_distance(points, cone):
     return distance, nearest / length
 
 
-def ellipsoid_distance(points, centre, radii):
+def ellipsoid_distance(points, center, radii):
     """Approximate signed distance at `points` (3, ...) to an ellipsoid with its axes along x, y and z.
 
     The exact distance has no closed form. This is the implicit function divided by the length of its
@@ -80,7 +80,7 @@ def ellipsoid_distance(points, centre, radii):
     """
     shape = (3,) + (1,) * (np.ndim(points) - 1)
     radii = np.asarray(radii, np.float32).reshape(shape)
-    scaled = (points - np.asarray(centre, np.float32).reshape(shape)) / radii
+    scaled = (points - np.asarray(center, np.float32).reshape(shape)) / radii
     value = np.sqrt(dot(scaled, scaled))
     gradient = scaled / radii
     return value * (value - 1) / (np.sqrt(dot(gradient, gradient)) + 1e-6)
@@ -172,7 +172,7 @@ def specular_highlight(normal, light, sharpness):
 
 
 def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
-    """Share of the ambient light that reaches each pixel: little in creases, which lie deeper than their surroundings.
+    """Fraction of the ambient light that reaches each pixel: small in creases, deeper than their surroundings.
 
     `height` (height, width) is towards the camera, with a deep but finite background; `scales` are the sizes of the
     surroundings; both are in rendered pixels.
@@ -183,7 +183,7 @@ def ambient_occlusion(height, scales=(1.5, 4.0, 9.0), strength=0.12):
 
 
 def self_shadow(height, light, reach=24, softness=2.0):
-    """Share of a lamp's light that is not blocked by nearer parts of the scene.
+    """Fraction of a lamp's light that is not blocked by nearer parts of the scene.
 
     Follows the ray to the lamp over the height field and looks for something higher than the ray. `light` is the unit
     vector towards the lamp, with a positive z. `height` (height, width), `reach`, the length of the ray, and
@@ -227,31 +227,36 @@ def cast_shadow(mask, shift, sigma):
     return blur(padded[reach - dy : reach - dy + rows, reach - dx : reach - dx + columns], sigma)
 
 
-def photograph(image, rng):
-    """Simulate a phone camera: focus, exposure, white balance, tone curve, colour resolution, noise.
+def photograph(image, camera, grain):
+    """Simulate a phone camera: focus, exposure, white balance, tone curve, color resolution, noise.
 
-    `image` (128, 128, 3) is linear light, 1 = white paper; returns uint8 (64, 64, 3), RGB.
+    Args:
+        image: (128, 128, 3), linear light, 1 = white paper.
+        camera: numpy.random.Generator, decides about everything but the noise; the same state is the same camera.
+        grain: numpy.random.Generator of the noise, which differs from one photograph to the next.
+
+    Returns: uint8 (64, 64, 3), RGB.
     """
     image = np.asarray(image, np.float32)
-    sigma = rng.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
+    sigma = camera.uniform(0.6, 1.4)  # rendered pixels: sharp to slightly soft
     image = ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=2.5)
     size = image.shape[0] // SUPERSAMPLING
     image = image.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
 
-    exposure = np.exp(rng.normal(0, 0.12))
-    white_balance = np.exp(rng.normal(0, [0.03, 0.01, 0.04]))
+    exposure = np.exp(camera.normal(0, 0.12))
+    white_balance = np.exp(camera.normal(0, [0.03, 0.01, 0.04]))
     image = np.maximum(image * (exposure * white_balance).astype(np.float32), 0)
     # Highlights are compressed, not clipped.
     image = np.where(image > 0.8, 0.8 + 0.25 * np.tanh((image - 0.8) / 0.25), image)
-    image = np.clip(image, 0, 1) ** (1 / rng.uniform(2.0, 2.4))  # display gamma
-    contrast = rng.uniform(-0.1, 0.35)
+    image = np.clip(image, 0, 1) ** (1 / camera.uniform(2.0, 2.4))  # display gamma
+    contrast = camera.uniform(-0.1, 0.35)
     image = image + contrast * (image * image * (3 - 2 * image) - image)
 
-    # As in JPEG, colour has a lower resolution than brightness.
+    # As in JPEG, color has a lower resolution than brightness.
     brightness = image.mean(axis=2, keepdims=True)
-    colour = ndimage.uniform_filter(image - brightness, (2, 2, 1), mode="nearest")
-    grain = rng.normal(0, rng.uniform(0.001, 0.006), image.shape)
-    blotches = ndimage.gaussian_filter(rng.normal(0, 0.03, image.shape), (1.5, 1.5, 0))
-    blotches -= blotches.mean(axis=2, keepdims=True)  # of colour only, as compression leaves them
-    image = brightness + colour + grain + blotches
+    color = ndimage.uniform_filter(image - brightness, (2, 2, 1), mode="nearest")
+    noise = grain.normal(0, camera.uniform(0.001, 0.006), image.shape)
+    blotches = ndimage.gaussian_filter(grain.normal(0, 0.03, image.shape), (1.5, 1.5, 0))
+    blotches -= blotches.mean(axis=2, keepdims=True)  # of color only, as compression leaves them
+    image = brightness + color + noise + blotches
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
