@@ -5,8 +5,8 @@
     python -m datasets.download --data-dir DIR   into another folder
 
 sources.tsv lists several public mirrors of each file, pinned to commits. They are tried in order, over HTTPS only, and
-a file is kept only if its SHA-256 is right. Exit code: 0 if all files are there, 1 if not, 2 for a wrong option, 130
-after Ctrl-C.
+a file is kept only if its SHA-256 is right. The exit code is 0 if all files are there, 1 if not, 2 for a wrong option
+and 130 after Ctrl-C (143 after SIGTERM).
 """
 
 import argparse
@@ -16,14 +16,22 @@ import sys
 from pathlib import Path
 from urllib.parse import urljoin
 
-from support.errors import INTERRUPTED, printable
-from support.files import describe_file, sha256
+from basics import signals
+from basics.errors import InputError, printable, run_main
+from basics.files import describe_file, sha256
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = FOLDER / "sources.tsv"
 GITHUB = "https://raw.githubusercontent.com"
-# A row of sources.tsv: file, bytes, sha256, git_blob_sha1, github_repository, commit, path. No path leads outside.
-ROW = r"\w[\w-]*\.h5\t[1-9]\d*\t[0-9a-f]{64}\t[0-9a-f]{40}\t\w[\w.-]*/\w[\w.-]*\t[0-9a-f]{40}\t\w[\w.-]*(/\w[\w.-]*)*"
+# What each column of sources.tsv must match. No path can lead out of a folder.
+COLUMNS = {
+    "file": r"\w[\w-]*\.h5",
+    "bytes": r"[1-9]\d*",
+    "sha256": r"[0-9a-f]{64}",
+    "github_repository": r"\w[\w.-]*/\w[\w.-]*",
+    "commit": r"[0-9a-f]{40}",
+    "path": r"\w[\w.-]*(/\w[\w.-]*)*",
+}
 
 
 def read_sources(path=SOURCES):
@@ -32,23 +40,27 @@ def read_sources(path=SOURCES):
     Raises ValueError: a row is malformed, or the mirrors of a file differ in size or SHA-256.
     """
     sources = {}
-    header, *rows = Path(path).read_text(encoding="utf-8").splitlines()
+    _, *rows = Path(path).read_text(encoding="utf-8").splitlines()
     for number, row in enumerate(rows, 2):
-        if not re.fullmatch(ROW, row, re.ASCII):
-            raise ValueError(f"{path}, line {number}: expected {', '.join(header.split())}. Received: {row!r}")
-        name, size, digest, _, repository, commit, file = row.split("\t")
+        if not re.fullmatch(r"\t".join(COLUMNS.values()), row, re.ASCII):
+            raise ValueError(f"{path}, line {number} must hold {', '.join(COLUMNS)} (got {row!r})")
+        name, size, digest, repository, commit, file = row.split("\t")
         source = sources.setdefault(name, {"size": int(size), "sha256": digest, "addresses": []})
         if (source["size"], source["sha256"]) != (int(size), digest):
-            raise ValueError(f"{path}, line {number}: expected bytes and sha256 as before. Received: {row!r}")
+            raise ValueError(f"{path}, line {number}: {name} has another size or SHA-256 above (got {row!r})")
         source["addresses"].append(f"{GITHUB}/{repository}/{commit}/{file}")
     return sources
 
 
 def download_file(path, source, timeout):
-    """Download a file from the first mirror that sends the right bytes, and print why the ones before it failed.
+    """Download a file from the first mirror that sends the right bytes, and print why earlier mirrors failed.
 
-    `source` is an entry of `read_sources()`. A mirror is given up after `timeout` seconds of silence.
-    Returns whether any mirror answered.
+    Args:
+        path: `pathlib.Path` of the file.
+        source: an entry of `read_sources()`.
+        timeout: float, the number of seconds without data after which a mirror is given up.
+
+    Returns: bool, whether any mirror answered.
     """
     import pooch
     import requests
@@ -59,11 +71,11 @@ def download_file(path, source, timeout):
     def check_response(response, **_):
         answers.append(response.url)
         if response.is_redirect and not urljoin(response.url, response.headers["location"]).startswith("https://"):
-            raise ValueError(f"redirect refused because it does not lead to HTTPS: {response.headers['location']}")
+            raise ValueError(f"refused a redirect that does not lead to HTTPS: {response.headers['location']}")
         response.raise_for_status()
 
     def download(address, temporary, _):
-        os.remove(temporary)  # pooch lets only its owner read it; a new file has the usual permissions
+        os.remove(temporary)  # pooch made it readable by its owner only; a new file has the usual permissions
         with (
             requests.get(address, stream=True, timeout=timeout, hooks={"response": check_response}) as response,
             open(temporary, "xb") as file,
@@ -74,8 +86,8 @@ def download_file(path, source, timeout):
                 if file.tell() > source["size"]:
                     break
         if os.path.getsize(temporary) != source["size"]:
-            received = describe_file(temporary, "of the wrong size")
-            raise ValueError(f"expected {source['size']:,} bytes. Received: {received}")
+            found = describe_file(temporary, "wrong size")
+            raise ValueError(f"the file must have {source['size']:,} bytes (got {found})")
 
     pooch.get_logger().setLevel("WARNING")
     for address in source["addresses"]:
@@ -83,15 +95,15 @@ def download_file(path, source, timeout):
             pooch.retrieve(address, source["sha256"], path.name, path.parent, downloader=download)
             break
         except (requests.RequestException, ValueError) as error:  # pooch raises ValueError for a wrong SHA-256
-            while error.__context__:  # the first error, which requests and urllib3 wrap in others
+            while error.__context__:  # requests and urllib3 wrap the original error in others
                 error = error.__context__
-            reason = str(error).partition(" for url: ")[0]  # the address is on the line already
+            reason = str(error).partition(" for url: ")[0]  # the line names the address already
             print(f"  {address}: {printable(reason)[:200]}", file=sys.stderr)
     return bool(answers)
 
 
 def _download_files(folder, sources, timeout):
-    """Download the missing files; print what became of each, and what to do by hand. Return the exit code."""
+    """Download the missing files; print the outcome for each, and what to do by hand. Return the exit code."""
     right, missing, answered = 0, [], True
     for name, source in sources.items():
         path = folder / name
@@ -101,25 +113,34 @@ def _download_files(folder, sources, timeout):
         if not path.exists():
             missing.append(f"  {name:14}  {source['addresses'][0]}\n")
         elif sha256(path) == source["sha256"]:
-            print(f"{name}: there, SHA-256 as expected.", flush=True)
+            print(f"{name}: there, with the right SHA-256", flush=True)
             right += 1
         else:
-            print(
-                f"{name}: another file has this name and is not overwritten. Expected {source['size']:,} bytes with "
-                f"SHA-256 {source['sha256']}; move {path} away or delete it, then run this again. "
-                f"Received: {describe_file(path, 'or one with other data')} with SHA-256 {sha256(path)}",
-                file=sys.stderr,
-            )
+            problem = f"{path} is not the file of photographs, and is not overwritten"
+            fix = "Move it or delete it, then run this command again"
+            found = f"{describe_file(path, 'or other data')}, SHA-256 {sha256(path)}"
+            print(f"error: {InputError(problem, fix, found)}", file=sys.stderr)
     if missing:
         offline = "" if answered else "No mirror answered: this machine seems to be offline or behind a firewall.\n"
         print(
-            f"\n{offline}The scripts run without these files too, on the SYNTHETIC set. For the photographs, try again "
-            f"later, or\ndownload them on another machine and put them into {folder}:\n{''.join(missing)}"
-            f"More mirrors are in {SOURCES}. Then run the same command again to check the files.\n"
-            f"Received: {right} of {len(sources)} files.",
+            f"\n{offline}The scripts also run without these files, on SYNTHETIC images. To get the photographs, try "
+            f"again\nlater, or download them on another machine and put them into {folder}:\n{''.join(missing)}"
+            f"{SOURCES} lists more mirrors. Then run the same command again to check the files.\n"
+            f"{right} of {len(sources)} files are there.",
             file=sys.stderr,
         )
     return int(right < len(sources))
+
+
+def seconds(text):
+    """argparse type: a number of seconds, at most an hour."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 3600:  # the operating system refuses years with an obscure error
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 3600 (got {text!r})")
+    return number
 
 
 def main(argv=None):
@@ -129,21 +150,24 @@ def main(argv=None):
     )
     parser.add_argument("set", nargs="?", choices=("happy", "signs"), help="the set to download (default: both)")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, default=FOLDER, help="folder (default: %(default)s)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=20, help="longest wait (default: 20)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=20, help="longest wait (default: 20)")
     args = parser.parse_args(argv)
-    if not 0 < args.timeout <= 3600:  # the operating system refuses years with an obscure error
-        parser.error(f"--timeout must be > 0 and at most 3600 seconds. Received: {args.timeout:g}")
     sources = {name: source for name, source in read_sources(SOURCES).items() if (args.set or "") in name}
     folder = args.data_dir.resolve()
     try:
         return _download_files(folder, sources, args.timeout)
     except KeyboardInterrupt:
-        print(f"Interrupted: no unfinished file is left in {folder}.", file=sys.stderr)
-        return INTERRUPTED
+        print(f"Interrupted. No unfinished file is left in {folder}", file=sys.stderr)
+        return signals.exit_code()
     except OSError as error:
-        print(f"Not saved: expected a folder to write to, with room for 24 MB. Received: {error}", file=sys.stderr)
+        problem = f"The photographs cannot be saved: {error}"
+        fix = "Choose a folder that can be written to and has room for 24 MB, with --data-dir"
+        if error.errno is None:  # from requests, about the certificates that are to be trusted
+            problem = f"The photographs cannot be downloaded: {error}"
+            fix = "Unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, or let them name a file of certificates"
+        print(f"error: {InputError(problem, fix)}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

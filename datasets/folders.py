@@ -1,49 +1,58 @@
-"""Images of your own: a folder with one subfolder for each class.
+"""Load your own images: a folder with one subfolder for each class.
 
-    my_images/cat/*.jpg              a seeded part of each class becomes the test set
+    my_images/cat/*.jpg              a random part of each class becomes the test set, always the same one
     my_images/dog/*.png
 
-    my_images/train/cat/*.jpg        or you provide both sets
+    my_images/train/cat/*.jpg        or you provide the parts: training, validation (or none) and test
+    my_images/val/cat/*.jpg
     my_images/test/cat/*.jpg
 
+    my_images/none/*.jpg             images that show none of the classes, to be unsure about
+
 As in `keras.utils.image_dataset_from_directory`, the names of the subfolders are the classes, in alphabetical order.
-The images stay on disk and are read when needed, so memory does not grow with the folder. A cache keeps them decoded.
+The images stay on disk and are read when needed, so memory does not grow with the folder. A cache stores them decoded.
 """
 
 import hashlib
 import os
 import pathlib
 import sys
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from basics.errors import InputError, printable
+from basics.text import display_width, pad
+from datasets import FOLDER, IMAGE_SIZE, NEAR_DUPLICATES, NO_CLASS
 from datasets.cache import read_all
-from datasets.images import IMAGE_SHAPE, read_image
-from datasets.splits import SPLIT_SEED, split_fold, split_validation
-from support.errors import InputError, printable
+from datasets.groups import MOST_COMPARED, find_groups
+from datasets.images import read_image
+from datasets.listing import images_in, left_out, listed, other_files, scan, unlisted
+from datasets.parts import NoClasses, find_layout, same_name
+from datasets.splits import SPLIT_SEED, split_fold, split_indices
+
+__all__ = ["ImageFiles", "OwnImages", "images_in", "load_folder", "load_parts", "names_sha256", "print_classes"]
 
 TEST_FRACTION = 0.15
 
-# Names of the folders of the two sets, in any case; none of them names a class.
-TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-
 
 class ImageFiles:
-    """Images on disk that can be indexed like an array (m, 64, 64, 3) uint8.
+    """Images on disk that can be indexed like an array (m, size, size, 3) uint8.
 
-    Only what is asked for is read, from the cache if there is one, else from the files.
+    Only the images that are asked for are read, from the cache if there is one, otherwise from the files.
 
     Args:
         paths: the m files.
-        cache, rows: `datasets.cache.Cache`, and the rows (m,) of these images in it.
+        cache, rows: `datasets.cache.Cache` or None, and the rows (m,) of these images in it.
+        size: int, side of the images in pixels.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, paths, cache=None, rows=None):
+    def __init__(self, paths, cache=None, rows=None, size=IMAGE_SIZE):
         self.cache, self.rows = cache, rows
         self.paths = np.array([str(path) for path in paths], dtype=object)
-        self.shape = (len(self.paths), *IMAGE_SHAPE)
+        self.shape = (len(self.paths), size, size, 3)
 
     def __len__(self):
         return len(self.paths)
@@ -53,57 +62,44 @@ class ImageFiles:
         if self.cache is not None:
             return self.cache[self.rows[index]]
         if isinstance(index, (int, np.integer)):
-            return read_image(self.paths[index], IMAGE_SHAPE[0])
-        images = [read_image(path, IMAGE_SHAPE[0]) for path in self.paths[index]]
-        return np.array(images, np.uint8).reshape(-1, *IMAGE_SHAPE)
+            return read_image(self.paths[index], self.shape[1])
+        images = [read_image(path, self.shape[1]) for path in self.paths[index]]
+        return np.array(images, np.uint8).reshape(-1, *self.shape[1:])
 
     def take(self, indices, axis=0):
         """Return a subset, as NumPy's `take` does, without reading any file."""
-        return ImageFiles(self.paths[indices], self.cache, None if self.cache is None else self.rows[indices])
+        rows = None if self.cache is None else self.rows[indices]
+        return ImageFiles(self.paths[indices], self.cache, rows, self.shape[1])
+
+    def join(self, other):
+        """Return these images and those of `other`, which has the same cache and size."""
+        rows = None if self.cache is None else np.concatenate([self.rows, other.rows])
+        return ImageFiles(np.concatenate([self.paths, other.paths]), self.cache, rows, self.shape[1])
 
 
-def has_classes(folder):
-    """Return whether a folder has subfolders with images: at least two, or one called `train`."""
-    filled = [name for name in subfolders(folder) if images_in(pathlib.Path(folder) / name)]
-    return len(filled) > 1 or any(name.lower() in TRAIN for name in filled)
+class OwnImages(NamedTuple):
+    """The images of a folder: `ImageFiles` (m, size, size, 3), and labels (m,) int64."""
+
+    train_x: ImageFiles
+    train_y: np.ndarray
+    test_x: ImageFiles
+    test_y: np.ndarray
+    class_names: tuple  # of str
+    validation_x: Any = None  # `ImageFiles`; None: there is no folder of them
+    validation_y: Any = None
+    groups: Any = None  # int (m,), of the training images; None: each image stands alone
+    none_x: Any = None  # training images that show none of the classes, `ImageFiles`; None: there are none
+    test_none_x: Any = None  # the same of the test images
 
 
-def subfolders(folder):
-    """Return the names of the visible subfolders, sorted; raise an InputError if the folder cannot be listed."""
-    try:
-        # A link to a parent folder would be a class of all images; macOS adds "__MACOSX" to its archives.
-        here = os.path.join(os.path.realpath(folder), "")
-        return sorted(
-            name
-            for name in os.listdir(folder)
-            if not name.startswith(".")
-            and name != "__MACOSX"
-            and os.path.isdir(os.path.join(folder, name))
-            and not here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
-        )
-    except OSError as error:
-        expected = "expected a folder that can be listed; change its permissions"
-        raise InputError(f"{folder}: {expected}. Received: {error.strerror}") from None
+class _Read(NamedTuple):
+    """The readable images of a part."""
 
-
-def images_in(folder, on_error=None):
-    """Return the visible files below a folder that have an image's suffix, sorted.
-
-    `on_error` is called with the OSError of each folder that cannot be listed.
-    """
-    from PIL import Image
-
-    suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
-    found = []
-    # Links to folders are not followed: a link to a parent would never end.
-    for place, folders, files in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            pathlib.Path(place, name)
-            for name in sorted(files)
-            if not name.startswith(".") and pathlib.Path(name).suffix.lower() in suffixes
-        ]
-    return found
+    x: ImageFiles
+    y: np.ndarray  # (m,) int64
+    folders: np.ndarray  # (m,) object, the folder of the class that each is in
+    folds: np.ndarray  # (m,) int, 0 if there are no folds
+    pixels: Any  # uint8 (m, size, size, 3) if they are needed again, and not cached; else x
 
 
 def names_sha256(folder, *parts):
@@ -114,67 +110,240 @@ def names_sha256(folder, *parts):
 
 
 def load_folder(folder, fold=None, cache_dir=None):
-    """Load images of your own.
+    """Return training images, their labels, test images, their labels and the class names; see `load_parts`."""
+    return load_parts(folder, fold, cache_dir)[:5]
+
+
+def load_parts(folder, fold=None, cache_dir=None, group_by=None, none=None, size=IMAGE_SIZE):
+    """Load your own images, and print what is used and what is left out.
 
     Args:
-        folder: has one subfolder for each class, or `train` and `test`, each with one subfolder for each class.
-        fold: "I/K": test on fold I of K, of the images in `train` or, without it, of all images.
+        folder: has one subfolder for each class, or folders for training, validation and test with one for each class,
+            or folds; see `datasets.parts`.
+        fold: "I/K": test on fold I of K, of the images in `train` or, if there is no `train`, of all images.
         cache_dir: folder outside `folder` for the decoded images; None: they are decoded each time they are needed.
+        group_by: what makes a group of images, which a split keeps together, see `datasets.groups.find_groups`; None:
+            near-duplicates.
+        none: the class, in upper or lower case, whose images show none of the others; None: NO_CLASS, if it is there.
+        size: int, one of IMAGE_SIZES, the side of the images in pixels.
 
-    Returns: train_x (`ImageFiles`), train_y (m,) int64, test_x, test_y, and the class names, a tuple of str.
-    Raises InputError: fewer than two classes, too few images of one, or a class in `test` that `train` lacks.
+    Returns: `OwnImages`.
+    Raises InputError: it is not clear what is what, there are fewer than two classes or too few images of one, or
+        `test` has a class that `train` lacks.
     """
     folder = pathlib.Path(folder)
     if cache_dir is not None and pathlib.Path(cache_dir).resolve().is_relative_to(folder.resolve()):
-        print(f"The images are decoded again in every epoch, because {cache_dir} lies in their folder")
+        print(f"Images are not cached, because {cache_dir} lies in their folder: every epoch decodes them again")
         cache_dir = None
-    by_name = {name.lower(): folder / name for name in subfolders(folder)}
-    train = next((by_name[name] for name in TRAIN if name in by_name), folder)
-    test = next((by_name[name] for name in TEST if name in by_name and train != folder), None)
-    classes = subfolders(train)
-    if len(classes) < 2:
-        found = ", ".join(classes) or "no subfolder"
-        raise InputError(f"{train} must hold a subfolder of images for each class, at least two. Received: {found}")
-    train_x, train_y = _list_classes(train, classes, cache_dir)
-    # One image of each class goes to validation, and one to the test set unless there is one.
-    least = 2 if test else 3
-    counts = np.bincount(train_y, minlength=len(classes))
-    if counts.min() < least:
-        few = ", ".join(f"{name} ({count})" for name, count in zip(classes, counts) if count < least)
-        expected = f"Each class in {train} needs at least {least} readable images, better a few hundred"
-        raise InputError(f"{expected}. Received: {few}")
+    layout = _find_parts(folder, fold, group_by)
+    sources = layout.folds or [layout.train]
+    names = sorted({name for part in sources for name in part.classes})
+    train_path = sources[0].path if len(sources) == 1 else folder
+    empty = _names_of_none(names, none, train_path)
+    names = [name for name in names if name not in empty] + empty
+    classes = len(names) - len(empty)
+    if classes < 2:
+        problem = f"{train_path} must hold a subfolder of images for each class, at least two"
+        fix = f"Images in {empty[0]} show none of the classes: if it is one, give it another name" if empty else None
+        raise InputError(problem, fix, ", ".join(names))
+    if empty:
+        print(f"Images in {listed(empty)} show none of the classes: the network learns to be unsure about them")
+    grouped = fold or not (layout.test and layout.validation)
+    group_by = group_by or NEAR_DUPLICATES if grouped else group_by
+    keep = grouped and group_by == NEAR_DUPLICATES
+    train = _read(sources, names, cache_dir, train_path, "training", size, keep)
+    _check_counts(train.y, names, train_path, least=2 if layout.test else 3)
+    class_names = tuple(map(printable, names[:classes]))
+    validation_x = validation_y = groups = None
+    if layout.validation:
+        read = _read_other(layout.validation, names, cache_dir, train_path, "validation", size)
+        validation_x, validation_y, unused = _without_none(*read, classes)
+        if unused is not None:
+            print(f"Left out: {len(unused):,} validation images that show none of the classes")
+    if grouped:
+        groups, line = find_groups(train.pixels, train.x.paths, train.y, class_names, train.folders, group_by)
+        if line:
+            print(line)
+    elif group_by:
+        print(f"--group-by {group_by} changes nothing: there are folders for training, validation and test")
+    x, y = train.x, train.y
     if fold:
-        train_x, train_y, test_x, test_y, _ = split_fold(train_x, train_y, fold, unused=test)
-    elif test:
-        unknown = sorted(set(subfolders(test)) - set(classes))
-        if unknown:
-            raise InputError(f"{test} must hold no class that {train} lacks. Received: {', '.join(unknown)}")
-        test_x, test_y = _list_classes(test, classes, cache_dir)
-        if not len(test_x):
-            expected = f"{test} must hold images in the subfolders {', '.join(classes)}"
-            raise InputError(f"{expected}. Received: none that can be read")
+        folds = train.folds if layout.folds else None
+        _check_fold(folder, fold, layout, y, names, folds)
+        ignored = layout.test and layout.test.path
+        train_x, train_y, test_x, test_y, test = split_fold(x, y, fold, ignored, groups, folds)
+        groups = None if groups is None else np.delete(groups, test)
+    elif layout.test:
+        train_x, train_y = x, y
+        test_x, test_y = _read_other(layout.test, names, cache_dir, train_path, "test", size)
     else:
-        train_x, train_y, test_x, test_y = split_validation(train_x, train_y, SPLIT_SEED, TEST_FRACTION)
-    return train_x, train_y, test_x, test_y, tuple(map(printable, classes))
+        kept, test = split_indices(y, SPLIT_SEED, TEST_FRACTION, groups)
+        train_x, train_y, test_x, test_y = x.take(kept), y[kept], x.take(test), y[test]
+        groups = None if groups is None else groups[kept]
+    groups = None if groups is None else groups[train_y < classes]
+    train_x, train_y, none_x = _without_none(train_x, train_y, classes)
+    test_x, test_y, test_none_x = _without_none(test_x, test_y, classes)
+    rest = validation_x, validation_y, groups, none_x, test_none_x
+    return OwnImages(train_x, train_y, test_x, test_y, class_names, *rest)
 
 
-def _list_classes(folder, classes, cache_dir):
-    """Return the readable images of each class and their labels; name the others on standard error."""
+def _names_of_none(names, wanted, path):
+    """Return which of the names stand for none of the classes: the wanted one, or NO_CLASS, in upper or lower case."""
+    found = [name for name in names if same_name(name) == same_name(wanted or NO_CLASS)]
+    if wanted and not found:
+        problem = f"--none {wanted}: {path} has no folder of this name"
+        raise InputError(problem, "Name one of its folders", listed(names))
+    return found
 
-    def report(fault):
-        print(f"left out: {printable(fault)}", file=sys.stderr)
 
-    def unlisted(error):
-        expected = "expected a folder that can be listed; change its permissions"
-        report(f"{error.filename}: {expected}. Received: {error.strerror}")
+def _without_none(x, y, classes):
+    """Return the images of the classes, their labels, and the images of none of them or None."""
+    none = np.flatnonzero(y >= classes)
+    shown = np.flatnonzero(y < classes)
+    return x.take(shown), y[shown], x.take(none) if len(none) else None
 
-    listed = [(path, y) for y, name in enumerate(classes) for path in images_in(pathlib.Path(folder) / name, unlisted)]
-    name = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    cache_path = None if cache_dir is None else pathlib.Path(cache_dir, f"{name}.npy")
-    paths = [path for path, _ in listed]
-    cache, rows, faults = read_all(paths, lambda path: read_image(path, IMAGE_SHAPE[0]), cache_path)
-    for found in filter(None, faults):
-        report(found)
-    readable = np.array([number for number, found in enumerate(faults) if found is None], np.int64)
-    labels = np.array([listed[number][1] for number in readable], np.int64)
-    return ImageFiles(paths, cache, rows).take(readable), labels
+
+def _find_parts(folder, fold, group_by):
+    """Return the `datasets.parts.Layout` of a folder, and print what is used; an InputError if that is not clear."""
+    root = scan(folder, lambda error: _print_left_out(unlisted(error.filename, error)))
+    try:
+        layout = find_layout(root, subfolders=group_by == FOLDER)
+    except NoClasses as error:
+        problem = f"{folder} must hold a subfolder of images for each class, at least two"
+        raise InputError(problem, got=", ".join(error.names) or "no subfolder") from None
+    _print_parts(folder, root, layout, fold)
+    if layout.folds and not fold and not layout.test:
+        count = len(layout.folds)
+        fix = f"Train with --folds {count}, which tests on each of them, or call one of them test"
+        raise InputError(f"{folder} has {count} folds, but no test images", fix)
+    return layout
+
+
+def _check_counts(y, names, path, least):
+    """Raise an InputError if a class has too few images: one is for validation and, without a test set, one for it."""
+    counts = np.bincount(y, minlength=len(names))
+    few = ", ".join(f"{name} ({count})" for name, count in zip(names, counts) if count < least)
+    if few:
+        problem = f"Too few readable images in {path}: {few}"
+        raise InputError(problem, f"Each class needs at least {least}, better a few hundred")
+
+
+def _print_parts(folder, root, layout, fold):
+    """Print which folder is which part, and what is left out; the latter on standard error."""
+    parts = {"training": layout.train, "validation": layout.validation, "test": layout.test}
+    parts = {role: part.path for role, part in parts.items() if part}
+    parts.update((f"fold {number}", part.path) for number, part in enumerate(layout.folds, 1))
+    if list(parts.values()) != [folder]:
+        print("Parts: " + ", ".join(f"{role} {os.path.relpath(path, folder)}" for role, path in parts.items()))
+    if not (layout.test or layout.folds or fold):
+        print(f"Test set: {TEST_FRACTION:.0%} of the training images of each class, always the same ones")
+    for note in layout.left_out + left_out([root]):
+        _print_left_out(note)
+    others = other_files([root])
+    if others:
+        print(f"Other files, which are no images: {others}")
+
+
+def _print_left_out(reason):
+    print(f"left out: {printable(str(reason))}", file=sys.stderr)
+
+
+def _check_fold(folder, fold, layout, y, names, folds):
+    """Raise an InputError if the folds of a folder do not fit the option, or one of them holds most of a class."""
+    if folds is None:
+        return
+    number, count = map(int, fold.split("/"))
+    if count != len(layout.folds):
+        raise InputError(f"{folder} has {len(layout.folds)} folds of its own", f"Use --folds {len(layout.folds)}", fold)
+    counts = np.bincount(y[folds != number - 1], minlength=len(names))
+    few = ", ".join(f"{name} ({count})" for name, count in zip(names, counts) if count < 2)
+    if few:
+        problem = f"Without fold {number} of {folder}, too few images are left to train on: {few}"
+        raise InputError(problem, "Each class needs at least 2 there")
+
+
+def _read_other(part, names, cache_dir, train_path, role, size):
+    """Return the images and labels of the validation or the test part; `names` are the classes of the training part."""
+    known = set(names)
+    by_comparable = {same_name(name): name for name in names}
+    classes = {}
+    for name, folder in part.classes.items():
+        alike = name if name in known else by_comparable.get(same_name(name), name)
+        classes[name if alike in classes else alike] = folder
+    unknown = sorted(set(classes) - known)
+    if unknown:
+        problem = f"{part.path} has classes that {train_path} lacks: {', '.join(unknown)}"
+        raise InputError(problem, "Add training images of them, or remove them")
+    read = _read([part._replace(classes=classes)], names, cache_dir, part.path, role, size)
+    if not len(read.x):
+        problem = f"{part.path} has no readable images of the classes {', '.join(names)}"
+        raise InputError(problem, "Add some, or remove the folder to hold back a part of the training images")
+    for name in names:
+        if name not in classes and same_name(name) != same_name(NO_CLASS):
+            place = part.path / name
+            problem = "has no images" if place.is_dir() else "does not exist"
+            print(f"no {role} images of one class: {printable(str(place))} {problem}", file=sys.stderr)
+    return read.x, read.y
+
+
+def _read(parts, names, cache_dir, path, role, size, keep=False):
+    """Return the readable images of a part or of several folds; name the others on standard error.
+
+    Args:
+        parts: list of `datasets.parts.Part`.
+        names: the class names, in the order of their labels.
+        cache_dir: as for `load_parts`.
+        path: the folder that the cache file is named after.
+        role: "training", "validation" or "test".
+        size: int, side of the images in pixels.
+        keep: bool, whether the images are needed once more, and should not be decoded again for that.
+    """
+    paths, labels, folders, folds = [], [], [], []
+    for label, name in enumerate(names):
+        for number, part in enumerate(parts):
+            if name in part.classes:
+                found = part.classes[name].paths()
+                paths += found
+                labels += [label] * len(found)
+                folders += [str(part.classes[name].path)] * len(found)
+                folds += [number] * len(found)
+    cache_path = None
+    if cache_dir is not None:
+        name = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        cache_path = pathlib.Path(cache_dir, f"{name}.npy" if size == IMAGE_SIZE else f"{name}_{size}.npy")
+    kept = {}
+
+    def read(path):
+        image = read_image(path, size)
+        if keep and len(paths) <= MOST_COMPARED:
+            kept[path] = image
+        return image
+
+    cache, rows, faults = read_all(paths, read, cache_path, size)
+    for fault in filter(None, faults):
+        _print_left_out(fault)
+    readable = np.array([number for number, fault in enumerate(faults) if fault is None], np.int64)
+    if len(readable) < len(paths):
+        print(f"Left out: {len(paths) - len(readable):,} of {len(paths):,} {role} images, which cannot be read")
+    x = ImageFiles(paths, cache, rows, size).take(readable)
+    y, folders = np.array(labels, np.int64)[readable], np.array(folders, object)[readable]
+    pixels = x
+    if kept and cache is None:
+        pixels = np.array([kept[paths[number]] for number in readable], np.uint8)
+    return _Read(x, y, folders, np.array(folds, np.int64)[readable], pixels)
+
+
+def print_classes(class_names, none=None, **parts):
+    """Print a line for each class: its name, and the number of its images in each part, labels (m,) or None.
+
+    `none` is a dict from parts to their images that show none of the classes, or None.
+    """
+    parts = {name: np.bincount(y, minlength=len(class_names)) for name, y in parts.items() if y is not None}
+    none = {name: len(x) for name, x in (none or {}).items() if x is not None}
+    if none:
+        class_names = (*class_names, "none of these")
+        parts = {name: np.append(counts, none.get(name, 0)) for name, counts in parts.items()}
+    width = max(map(display_width, ["class", *class_names]))
+    print(f"\n{pad('class', width)}" + "".join(f"  {name:>10}" for name in parts))
+    for label, name in enumerate(class_names):
+        print(pad(name, width) + "".join(f"  {counts[label]:>10,}" for counts in parts.values()))

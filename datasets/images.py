@@ -1,35 +1,42 @@
-"""One image file, read as the networks want it: upright, opaque, square, 8-bit RGB."""
+"""Read one image file as the networks need it: upright, opaque, square, 8-bit RGB."""
 
 import contextlib
-import os
-import pathlib
-import stat
+import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
-from support.errors import InputError, require
-
-# Height, width and channels of the images that the networks take.
-IMAGE_SHAPE = (64, 64, 3)
+from basics.errors import InputError
+from datasets import IMAGE_SIZES
+from datasets.image_files import open_image
 
 # Hands and faces are found in a copy that is at most this many pixels wide and high.
 OVERVIEW = 400
 
 
-class Photo(NamedTuple):
-    """What the network sees of an image, and where that is in the whole image; from `read_photo`."""
+def is_image_shape(shape):
+    """Return whether the networks take images of this shape: (size, size, 3), with one of IMAGE_SIZES."""
+    return len(shape) == 3 and shape[0] == shape[1] and shape[0] in IMAGE_SIZES and shape[2] == 3
 
-    pixels: np.ndarray  # uint8 (size, size, 3), RGB
+
+class Photo(NamedTuple):
+    """What the network sees of an image, and where it is in the whole image; from `read_photo`."""
+
+    views: np.ndarray  # uint8 (v, size, size, 3), RGB: the part that shows the subject best, and those that come next
     overview: np.ndarray  # the whole image, uint8 (height, width, 3), RGB, at most OVERVIEW pixels wide and high
     scale: float  # pixels of the overview for each pixel of the upright image
-    box: tuple  # left, top, right and bottom of what the network sees, in pixels of the upright image
+    box: tuple  # left, top, right and bottom of the first view, in pixels of the upright image
     found: bool  # whether the subject was found there
+
+    @property
+    def pixels(self):
+        """The first view, uint8 (size, size, 3)."""
+        return self.views[0]
 
 
 def read_image(path, size, crop="center"):
-    """Read an image file: rotate it as its EXIF data say, lay it on white, crop it to a square, scale it.
+    """Read an image file: rotate it as its EXIF data say, put it on white, crop it to a square, scale it.
 
     Args:
         path: file in any format that Pillow reads, or HEIC; the first of several frames is used.
@@ -40,7 +47,7 @@ def read_image(path, size, crop="center"):
     Returns: uint8 array (size, size, 3), RGB.
     Raises InputError: the file is missing or cannot be read as an image, or the crop reaches beyond it.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         return np.asarray(_scale(image, _crop_box(path, image.size, crop), (size, size)))
 
 
@@ -49,62 +56,33 @@ def read_photo(path, size, crop="auto", find=None):
 
     Args:
         path, size, crop: as for `read_image`. "auto" crops to what `find` finds, and to the middle otherwise.
-        find: function of the overview, see `Photo`, that returns the centre and the side of a square in it,
-            (x, y, side), or None.
+        find: function of the overview (see `Photo`) and the least side of a square in it. It returns squares, a list
+            of (x, y, side), the center and the side, the best first; None stands for the largest in the middle.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         scale = min(1, OVERVIEW / max(image.size))
         shape = tuple(max(1, round(scale * side)) for side in image.size)
         overview = np.asarray(_scale(image, (0, 0, *image.size), shape))
-        square = find(overview) if find and crop == "auto" else None
-        if square:
-            x, y, side = (value / scale for value in square)
-            # Fewer pixels than the network takes would have to be invented.
-            side = min(max(round(side), size), *image.size)
-            left, top = (round(min(max(middle - side / 2, 0), most - side)) for middle, most in zip((x, y), image.size))
-            box = left, top, left + side, top + side
-        else:
-            box = _crop_box(path, image.size, "center" if crop == "auto" else crop)
-        return Photo(np.asarray(_scale(image, box, (size, size))), overview, scale, box, square is not None)
+        squares = find(overview, min(scale * size, *shape)) if find and crop == "auto" else []
+        boxes = [
+            _crop_box(path, image.size, "center" if crop == "auto" else crop)
+            if square is None
+            else _box_around(square, scale, image.size, size)
+            for square in squares or [None]
+        ]
+        views = np.stack([np.asarray(_scale(image, box, (size, size))) for box in boxes])
+        return Photo(views, overview, scale, boxes[0], bool(squares))
 
 
-@contextlib.contextmanager
-def _open(path):
-    """Yield an upright Pillow image; what goes wrong with it, then or later, becomes an InputError."""
-    path = pathlib.Path(path)
-    expected = "expected an image (JPEG, PNG, WebP, TIFF, ...)"
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path}: {expected}. Received: {'a folder' if path.is_dir() else 'a device or a pipe'}")
-        with open(path, "rb") as file:
-            head = file.read(12)
-        if head[4:11] in (b"ftyphei", b"ftyphev"):
-            require("pi_heif", f"{path}: a HEIC image", "pi-heif>=1.4,<2")
-            import pi_heif
-
-            pi_heif.register_heif_opener()
-        # Pillow would hand an EPS file to another program, Ghostscript.
-        Image.init()
-        with Image.open(path, formats=[name for name in Image.OPEN if name != "EPS"]) as image:
-            image.load()
-            # Damaged EXIF data do no harm to the pixels.
-            with contextlib.suppress(Exception):
-                image = ImageOps.exif_transpose(image)
-            yield image
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: {expected}; check the name. Received: no such file") from None
-    except UnidentifiedImageError:
-        kind = "a file that is not an image" if head else "an empty file"
-        raise InputError(f"{path}: {expected}. Received: {kind}") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {expected} of ordinary size; scale it down. Received: {error}") from None
-    except Exception as error:  # a single damaged byte can make Pillow's readers raise almost any type
-        reason = f"a damaged image ({error})"
-        if getattr(error, "errno", None):  # raised by the operating system, not by Pillow
-            reason = "a folder" if os.path.isdir(path) else f"a file that cannot be opened ({error.strerror})"
-        raise InputError(f"{path}: {expected} that can be read to its end. Received: {reason}") from None
+def _box_around(square, scale, image_size, least):
+    """Return the part of an image for a square (x, y, side) of its overview, as (left, top, right, bottom)."""
+    width, height = image_size
+    x, y, side = (value / scale for value in square)
+    # A smaller square would have to be enlarged, which adds no detail.
+    side = min(max(round(side), least), width, height)
+    left = round(min(max(x - side / 2, 0), width - side))
+    top = round(min(max(y - side / 2, 0), height - side))
+    return left, top, left + side, top + side
 
 
 def _crop_box(path, size, crop):
@@ -118,27 +96,30 @@ def _crop_box(path, size, crop):
     else:
         left, top, side = crop
     if left + side > width or top + side > height:
-        expected = f"expected a --crop that lies within the image of {width} x {height} pixels"
-        raise InputError(f"{path}: {expected}. Received: {','.join(map(str, crop))}")
+        problem = f"--crop does not lie within {path}, which has {width} x {height} pixels"
+        raise InputError(problem, "Choose a square inside the image", ",".join(map(str, crop)))
     return left, top, left + side, top + side
 
 
 def _scale(image, box, size):
-    """Scale a part of a Pillow image of any mode to `size`, width and height in pixels, of 8-bit RGB."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow would cut off 16-bit grey at 255 instead of scaling it.
-        white = 65535
-        if image.mode == "F":
-            if not np.isfinite(np.asarray(image)).all():
-                raise ValueError("pixels that are not finite numbers")
-            # The range of floating-point images may also be 0-1 or 0-255.
-            white = next((top for top in (1, 255) if image.getextrema()[1] <= top), 65535)
-        else:
-            image = image.convert("I").convert("F")
-        # Reduced first, because a file of a few bytes may declare many millions of such pixels.
-        grey = np.nan_to_num(np.asarray(image.resize(size, Image.Resampling.LANCZOS, box)))
-        return Image.fromarray(np.clip(grey * (255 / white), 0, 255).round().astype(np.uint8)).convert("RGB")
+    """Scale a part of a Pillow image of any mode to 8-bit RGB of `size`, (width, height) in pixels."""
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, box)
+        image = _on_white(image.convert("RGBA"))
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = image.resize(size, Image.Resampling.LANCZOS, box)
+    # As in a viewer, colors are what their profile says. A profile that is damaged or of another kind is ignored.
+    with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        if "sRGB" not in ImageCms.getProfileDescription(source):
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGB")
+
+
+def _on_white(image):
+    """Return an RGBA image in front of white, or only its colors if its alpha channel was never filled in."""
+    *colors, (_, most) = image.getextrema()
+    if most == 0 and any(high for _, high in colors):
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,11 +1,11 @@
-"""Pack images of your own into a file of the course's schema, which is read much faster than the images.
+"""Pack your own images into a file in the course's schema, which is read much faster than the images.
 
     python -m datasets.pack FOLDER out.h5            both parts in one file: train_set_x, test_set_x, ...
-    python -m datasets.pack FOLDER train_signs.h5    only the training set: the name begins with train_
+    python -m datasets.pack FOLDER train_signs.h5    only the training set, because the name begins with train_
     python -m datasets.pack FOLDER test_signs.h5     only the test set
 
-FOLDER holds one subfolder for each class, or `train` and `test` with one for each class.
-The last two commands write the files that `--data-dir` looks for.
+FOLDER holds one subfolder for each class, or `train`, `val` (or none) and `test` with one for each class.
+The last two commands write the files that `--data-dir` looks for. Validation images go into the training file.
 """
 
 import argparse
@@ -14,29 +14,47 @@ import pathlib
 import h5py
 import numpy as np
 
-from datasets.folders import load_folder
-from support.errors import run_main
-from support.files import atomic_write
+from basics.errors import run_main
+from basics.files import atomic_write
+from datasets import GROUP_HELP, GROUPS, IMAGE_SIZE, IMAGE_SIZE_HELP, IMAGE_SIZES, NO_CLASS_HELP
+from datasets.folders import load_parts, print_classes
 
 
-def pack(parts, class_names, path):
+def pack(parts, class_names, path, groups=None, none=None):
     """Write images and labels as a file that `datasets.hdf5.load_h5` reads.
 
     Args:
-        parts: dict with "train", "test" or both: x, `ImageFiles` or uint8 array (m, 64, 64, 3), and y (m,) int.
+        parts: dict with some of "train", "validation" and "test": x, `ImageFiles` or uint8 array (m, size, size, 3),
+            and y (m,) int.
         class_names: stored as the attribute `names` of `list_classes`.
         path: file to write.
+        groups: int (m,), which training images a split keeps together, or None.
+        none: dict from "train" and "test" to images that show none of the classes, or to None; None: there are none.
+
+    Raises InputError: it cannot be written.
     """
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    fix = "Choose another place for it"
+    none = {part: x for part, x in (none or {}).items() if part in parts and x is not None}
+    with atomic_write(path, fix=fix) as temporary, h5py.File(temporary, "w") as file:
         for part, (x, y) in parts.items():
-            images = file.create_dataset(f"{part}_set_x", x.shape, np.uint8)
-            for start in range(0, len(x), 256):
-                images[start : start + 256] = x[start : start + 256]
+            _write_images(file, f"{part}_set_x", x)
             file[f"{part}_set_y"] = y
+        for part, x in none.items():
+            _write_images(file, f"{part}_none_x", x)
+        if groups is not None and "train" in parts:
+            file["train_set_groups"] = groups
         file["list_classes"] = np.arange(len(class_names))
         file["list_classes"].attrs["names"] = [str(name) for name in class_names]
     counts = " and ".join(f"{len(x):,} {part} images" for part, (x, _) in parts.items())
-    print(f"Saved {path}: {counts} of {len(class_names)} classes ({', '.join(map(str, class_names))})")
+    others = f", and {sum(map(len, none.values())):,} images of none of them" if none else ""
+    print(f"Saved {path}: {counts} of {len(class_names)} classes ({', '.join(map(str, class_names))}){others}")
+
+
+def _write_images(file, key, x):
+    """Write images in chunks, because those of a folder are read then."""
+    images = file.create_dataset(key, x.shape, np.uint8)
+    for start in range(0, len(x), 256):
+        images[start : start + 256] = x[start : start + 256]
 
 
 def main():
@@ -44,15 +62,29 @@ def main():
     parser = argparse.ArgumentParser("python -m datasets.pack", description=__doc__, formatter_class=raw)
     parser.add_argument("folder", metavar="FOLDER", help="folder with one subfolder for each class")
     parser.add_argument("output", type=pathlib.Path, metavar="OUT.h5", help="file to write")
+    parser.add_argument("--group-by", choices=GROUPS, help=GROUP_HELP)
+    parser.add_argument("--none", metavar="NAME", help=NO_CLASS_HELP)
+    parser.add_argument(
+        "--image-size", type=int, choices=IMAGE_SIZES, default=IMAGE_SIZE, metavar="N", help=IMAGE_SIZE_HELP
+    )
     args = parser.parse_args()
     if not pathlib.Path(args.folder).is_dir():
-        parser.error(f"FOLDER: expected a folder that exists. Received: {args.folder!r}")
+        parser.error(f"FOLDER must be an existing folder (got {args.folder!r})")
     if args.output.is_dir():
-        parser.error(f"OUT.h5: expected a file to write. Received: {str(args.output)!r}, which is a folder")
-    train_x, train_y, test_x, test_y, class_names = load_folder(args.folder)
-    parts = {"train": (train_x, train_y), "test": (test_x, test_y)}
-    wanted = [part for part in parts if args.output.name.startswith(part + "_")] or list(parts)
-    pack({part: parts[part] for part in wanted}, class_names, args.output)
+        parser.error(f"OUT.h5 must be a file, not a folder (got {str(args.output)!r})")
+    own = load_parts(args.folder, group_by=args.group_by, none=args.none, size=args.image_size)
+    none = {"train": own.none_x, "test": own.test_none_x}
+    print_classes(own.class_names, none, train=own.train_y, validation=own.validation_y, test=own.test_y)
+    parts = {"train": (own.train_x, own.train_y)}
+    if own.validation_x is not None:
+        parts["validation"] = own.validation_x, own.validation_y
+    parts["test"] = own.test_x, own.test_y
+    part, underscore, _ = args.output.name.partition("_")
+    if underscore and part == "train":
+        del parts["test"]
+    elif underscore and part == "test":
+        parts = {part: parts[part]}
+    pack(parts, own.class_names, args.output, own.groups, none)
     return 0
 
 
