@@ -1,17 +1,22 @@
 """--seeds and --folds: run the script once for each seed or fold, and measure the spread of the results."""
 
-import contextlib
 import math
+import signal
 import subprocess
 import sys
 
 import numpy as np
 
-from support.files import csv_table, read_json, write_json
+from basics import signals
+from basics.files import csv_table, read_json, write_json
+from datasets import IMAGE_SIZE, NO_CLASS
+from support.evaluation.results import accuracy_interval
+from support.evaluation.review import write_review
+from support.training.run_folder import TEST_PREDICTIONS
 
 
 def run_seeds(args):
-    """Run the script once for each of `--seeds` seeds, print and save mean, spread and interval.
+    """Run the script once for each of `--seeds` seeds; print and save mean, spread and interval.
 
     `args` is the parsed command line. Returns the exit code: 0, or that of the first run that failed.
     """
@@ -19,16 +24,18 @@ def run_seeds(args):
     metrics, code = _run_each(args, "seed", seeds)
     if code:
         return code
-    accuracies = {seed: found["test_accuracy"] for seed, found in metrics.items()}
-    summary = summarise(accuracies)
-    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {value:.2%}" for seed, value in accuracies.items()))
-    _print_mean(summary)
+    rows = table_rows(metrics)
+    summary = summarize({seed: accuracy for seed, _, _, accuracy, _ in rows})
+    print("\nTest accuracy by seed: " + ", ".join(f"{seed}: {accuracy:.2%}" for seed, _, _, accuracy, _ in rows))
+    _print_mean(summary, "seeds")
+    _save_table(args.output_dir / "seeds.csv", "seed", rows)
     write_json(summary, args.output_dir / "seeds.json")
+    print(f"Saved in {args.output_dir}: seeds.csv, seeds.json, and a folder for each run")
     return 0
 
 
 def run_folds(args):
-    """Run the script once for each of `--folds` folds, print and save a table, mean, spread and intervals.
+    """Run the script once for each of `--folds` folds; print and save a table, mean, spread and intervals.
 
     Arguments and result as for `run_seeds`.
     """
@@ -36,18 +43,43 @@ def run_folds(args):
     metrics, code = _run_each(args, "fold", folds)
     if code:
         return code
-    rows, summary = summarise_folds(metrics)
+    rows, summary = summarize_folds(metrics)
     print("\nfold  images  right  accuracy  balanced accuracy")
     for fold, images, right, accuracy, balanced in rows:
         print(f"{fold:>4}  {images:>6,}  {right:>5,}  {accuracy:>8.2%}  {balanced:>17.2%}")
-    _print_mean(summary)
-    (low, high), right, images = summary["interval"], summary["right"], summary["images"]
-    print(f"Together: {right:,} of {images:,} right, {right / images:.2%}; 95 % interval {low:.2%} to {high:.2%}")
-    with csv_table(args.output_dir / "folds.csv") as write_row:
-        for row in [("fold", "images", "right", "accuracy", "balanced accuracy"), *rows]:
-            write_row(row)
+    _print_mean(summary, "folds")
+    right, images = summary["right"], summary["images"]
+    low, high = summary["interval"]
+    print(f"Together: {right:,} of {images:,} right, {right / images:.2%}; 95% interval {low:.2%} to {high:.2%}")
+    sure = summary["sure"]
+    print(f"Sure answers: {sure['answers']:,} of {images:,}, {sure['wrong']:,} of them wrong")
+    _save_table(args.output_dir / "folds.csv", "fold", rows)
     write_json(summary, args.output_dir / "folds.json")
+    reviewed = _review(args, metrics)
+    print(f"Saved in {args.output_dir}: folds.csv, folds.json, {reviewed}and a folder for each run")
     return 0
+
+
+def _review(args, metrics):
+    """Write the review of a folder of your own images, and return what was saved; "" if they are no folder."""
+    saved = [read_json(args.output_dir / f"fold_{number}" / TEST_PREDICTIONS) for number in metrics]
+    if not all(saved):
+        return ""
+    paths = [path for found in saved for path in found["files"]]
+    labels = np.concatenate([found["labels"] for found in saved])
+    probabilities = np.concatenate([found["probabilities"] for found in saved])
+    rows = write_review(
+        args.output_dir,
+        args.data_dir,
+        paths,
+        labels,
+        probabilities,
+        saved[0]["classes"],
+        args.none or NO_CLASS,
+        args.image_size or IMAGE_SIZE,
+    )
+    print(f"Review: {rows:,} things to look at in {args.data_dir}, worst first, in review.html and review.csv")
+    return "review.html, review.csv, "
 
 
 def _run_each(args, kind, options):
@@ -58,24 +90,49 @@ def _run_each(args, kind, options):
     metrics = {}
     for number, words in options.items():
         folder = args.output_dir / f"{kind}_{number}"
-        print(f"\n{kind.capitalize()} {number}, {len(metrics) + 1} of {len(options)}: {folder}", flush=True)
+        print(f"\n{kind.capitalize()} {number} ({len(metrics) + 1} of {len(options)}): {folder}", flush=True)
         # argparse takes the last of a repeated option.
         words = ["--seeds", "1", "--folds", "1", *words]
         words += ["--output-dir", str(folder), "--cache-dir", str(args.cache_dir)]
-        process = subprocess.Popen([sys.executable, *sys.argv, *words])
-        while process.poll() is None:
-            # Ctrl-C reaches the run as well, which saves what it has learnt: wait for that.
-            with contextlib.suppress(KeyboardInterrupt):
-                process.wait()
-        if process.returncode:
-            print(f"error: the run with {kind} {number} ended with code {process.returncode}", file=sys.stderr)
-            return metrics, process.returncode
+        code = run_command([sys.executable, *sys.argv, *words])
+        if code:
+            print(f"error: the run with {kind} {number} failed with exit code {code}", file=sys.stderr)
+            return metrics, code
         metrics[number] = read_json(folder / "metrics.json")
     return metrics, 0
 
 
-def summarise(accuracies):
-    """Return mean, spread and the 95 % interval of the mean (Student's t) of accuracies by number, as a dict."""
+def run_command(command):
+    """Run a command, a list of words, to its end, also after Ctrl-C or SIGTERM; return its exit code."""
+    process = subprocess.Popen(command)
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # the run saves what it has learned: wait for that
+            if not signals.came_from_keyboard():  # a terminal sends Ctrl-C to the run as well
+                process.send_signal(signal.SIGTERM)
+    return process.returncode
+
+
+def table_rows(metrics):
+    """Return a row for each run: number, test images, right ones, accuracy, balanced accuracy.
+
+    `metrics` is a dict from the number of a run to the content of its `metrics.json`.
+    """
+    rows = []
+    for number, found in metrics.items():
+        results = found["results"]
+        right = int(np.trace(results["confusion_matrix"]))
+        accuracy, balanced = results["test_accuracy"], results["test_balanced_accuracy"]
+        rows.append((number, results["test_examples"], right, accuracy, balanced))
+    return rows
+
+
+def summarize(accuracies):
+    """Return mean, spread and the 95% interval of the mean (Student's t) of accuracies by number, as a dict.
+
+    If all accuracies agree, there is no interval: it would be empty.
+    """
     from scipy import stats
 
     values = np.array(list(accuracies.values()))
@@ -85,7 +142,7 @@ def summarise(accuracies):
         "lowest": float(values.min()),
         "highest": float(values.max()),
     }
-    if len(values) > 1:
+    if values.min() < values.max():
         deviation = float(values.std(ddof=1))
         half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
         summary["standard_deviation"] = deviation
@@ -94,28 +151,41 @@ def summarise(accuracies):
     return summary
 
 
-def summarise_folds(metrics):
-    """Return a table row for each fold, and the dict of `summarise` with the totals over all images.
+def summarize_folds(metrics):
+    """Return the rows of `table_rows`, and the dict of `summarize` with the totals over all images.
 
-    metrics: {fold: dict of its `metrics.json`}. The interval of the totals is Wilson's.
+    `metrics` is as for `table_rows`. The interval of the totals is Wilson's.
     """
-    from scipy.stats import binomtest
+    rows = table_rows(metrics)
+    numbers, images, right, accuracies, balanced = zip(*rows)
+    interval = accuracy_interval(sum(right), sum(images))
+    sure = [found["results"]["certainty"]["sure"] for found in metrics.values()]
+    return rows, {
+        **summarize(dict(zip(numbers, accuracies))),
+        "mean_balanced_accuracy": float(np.mean(balanced)),
+        "images": sum(images),
+        "right": sum(right),
+        "interval": list(interval),
+        "sure": {key: sum(found[key] for found in sure) for key in ("answers", "wrong")},
+    }
 
-    keys = "test_examples", "test_accuracy", "test_balanced_accuracy"
-    images, accuracies, balanced = zip(*([found[key] for key in keys] for found in metrics.values()))
-    right = [int(np.trace(found["confusion_matrix"])) for found in metrics.values()]
-    interval = binomtest(sum(right), sum(images)).proportion_ci(0.95, method="wilson")
-    summary = summarise(dict(zip(metrics, accuracies)))
-    summary["mean_balanced_accuracy"] = float(np.mean(balanced))
-    summary |= {"images": sum(images), "right": sum(right), "interval": [float(limit) for limit in interval]}
-    return list(zip(metrics, images, right, accuracies, balanced)), summary
+
+def _print_mean(summary, runs):
+    """Print the mean and how far apart the runs, "seeds" or "folds", are."""
+    mean = f"Mean {summary['mean']:.2%}"
+    if "mean_interval" not in summary:
+        print(f"{mean}, standard deviation 0.00% (the {runs} agree)")
+        return
+    low, high = summary["mean_interval"]
+    print(
+        f"{mean}, standard deviation {summary['standard_deviation']:.2%}, 95% interval of the mean {low:.2%} to "
+        f"{high:.2%}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}"
+    )
 
 
-def _print_mean(summary):
-    """Print the mean and, for several runs, how far apart they are."""
-    spread = ""
-    if "mean_interval" in summary:
-        low, high = summary["mean_interval"]
-        deviation = summary["standard_deviation"]
-        spread = f", standard deviation {deviation:.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
-    print(f"Mean {summary['mean']:.2%}{spread}; lowest {summary['lowest']:.2%}, highest {summary['highest']:.2%}")
+def _save_table(path, kind, rows):
+    """Save the rows as CSV; the first column is called "seed" or "fold"."""
+    with csv_table(path) as write_row:
+        write_row([kind, "images", "right", "accuracy", "balanced accuracy"])
+        for row in rows:
+            write_row(row)

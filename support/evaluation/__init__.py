@@ -1,0 +1,1 @@
+"""Evaluation: probabilities and their calibration, unfamiliar images, near-duplicates, figures, the report."""

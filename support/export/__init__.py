@@ -1,0 +1,1 @@
+"""Export: ONNX, SavedModel, LiteRT, and the live page."""

@@ -1,0 +1,1 @@
+"""Prediction: a trained model, NumPy inference, finding the hand or the face, heatmaps."""
