@@ -1,384 +1,197 @@
 """What the three scripts share: data in, metrics and figures out.
 
-    data         load_happy_dataset, load_signs_dataset, add_synthetic
-    preparation  split_validation, one_hot, class_weights, print_shapes (the split is in datasets/splits.py)
-    batches      Stage, Curriculum, evaluation_dataset (in support/curriculum.py)
-    a run        Run (in support/run.py), export (in support/export.py)
-    evaluation   evaluate
-    figures      plot_examples, plot_learning_curves, plot_confusion_matrix, plot_mistakes
+    data         load_happy_dataset, load_signs_dataset, mix_synthetic
+    preparation  split_validation, one_hot, class_weights, print_shapes
+    weights      load_initial_weights, takes_imagenet_pixels, build_lite0
+    transfer     frozen_features, choose_weight_decay
+    training     Run, Batches, evaluation_batches, calibrate
+    evaluation   measure, class_probabilities
+    figures      plot_examples, plot_augmented, plot_learning_curves, plot_confusion_matrix, plot_mistakes,
+                 plot_reliability
 
-Data flows one way: files -> arrays -> model -> metrics -> figures.
+Data flows one way: files -> arrays -> model -> metrics -> figures. The figures are drawn here; everything else is
+handed on from the room it lives in.
 """
 
 import math
-import os
-import pathlib
-from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.lines import Line2D
 
-from datasets import HAPPY_CLASSES, SIGNS_CLASSES
-from datasets.folders import has_classes, images_in, load_folder, names_sha256, subfolders
-from datasets.hdf5 import is_synthetic, load_h5, schema_error
-from datasets.splits import split_fold, split_validation, subset_per_class
-from datasets.synthetic import render_dataset
-from support.calibration import class_labels, class_probabilities, wrong_predictions
-from support.curriculum import Curriculum, Stage, evaluation_dataset
-from support.errors import InputError
-from support.figures import ACCENT, GRID, INK, SECOND, image_grid, new_figure, save_figure
-from support.files import sha256
-from support.pretrained import load_pretrained
-from support.run import Run
+from datasets.loading import load_happy_dataset, load_signs_dataset, mix_synthetic, print_shapes
+from datasets.splits import split_validation
+from support.evaluation import figures
+from support.evaluation.calibration import calibrate, plot_reliability
+from support.evaluation.outputs import class_probabilities, class_weights, one_hot
+from support.evaluation.results import measure
+from support.training.batches import Batches, evaluation_batches, name_of
+from support.training.efficientnet_lite import build_lite0
+from support.training.pretrained import load_initial_weights, takes_imagenet_pixels
+from support.training.run import Run
+from support.training.transfer import choose_weight_decay, frozen_features
 
-DATASETS = pathlib.Path(__file__).resolve().parent / "datasets"
-
-# SYNTHETIC sets that also have images of none of the classes, so that a network learns when to be unsure.
-WITH_OTHERS = {"signs": "signs_and_others"}
-
-
-# ------------------------------------------------------------------------ data
-
-
-class Source(NamedTuple):
-    """Where a data set comes from: two .h5 files, or twice the folder with images of your own."""
-
-    kind: str  # "real", "synthetic" or "folder"
-    train: pathlib.Path
-    test: pathlib.Path
-    note: str = ""
-
-    def __str__(self):
-        if self.kind == "synthetic":
-            return f"Data: SYNTHETIC images, not photographs, from {self.train.parent}{self.note}"
-        if self.kind == "folder":
-            return f"Data: your own images, from {self.train}"
-        return f"Data: real, {self.train} and {self.test.name}"
-
-
-class Dataset(NamedTuple):
-    """A data set: images (m, 64, 64, 3) uint8 RGB 0-255, arrays or `ImageFiles`; labels (m,) int64."""
-
-    train_x: Any
-    train_y: np.ndarray
-    test_x: Any
-    test_y: np.ndarray
-    class_names: tuple
-    source: Source
-    hashes: dict  # file name -> SHA-256; of a folder, that of its images' names and sizes
-    test_names: Any = None  # (t,), the files of the test images, or their positions in the .h5 file, counted from 0
-
-    @property
-    def kind(self):
-        return self.source.kind
-
-
-def load_happy_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
-    """Load Happy House: is the person smiling?
-
-    Args:
-        data: "real": the photographs must be there; "synthetic": SYNTHETIC images, rendered if necessary;
-            "auto": real if both files are there, synthetic if neither is.
-        data_dir: folder with two .h5 files, or with subfolders of your own images; None: `datasets/` next to this file.
-        dry_run: bool, only a few images of each class.
-        fold: "I/K": test on fold I of K of the training set and train on the others; the test set is not used.
-        cache_dir: folder for the decoded images of a folder of your own; None: they are not kept.
-
-    Returns: `Dataset`; label 0 = not smiling, 1 = smiling.
-    Raises InputError: a file is missing or not what it should be.
-    """
-    return _load("happy", HAPPY_CLASSES, data, data_dir, dry_run, fold, cache_dir)
-
-
-def load_signs_dataset(data="auto", data_dir=None, dry_run=False, fold=None, cache_dir=None):
-    """Load SIGNS: which digit, 0 to 5, does the hand show? Arguments, result and errors: see `load_happy_dataset`."""
-    return _load("signs", SIGNS_CLASSES, data, data_dir, dry_run, fold, cache_dir)
-
-
-def add_synthetic(name, x, y, dry_run=False, copies=1):
-    """Append the SYNTHETIC training images of "happy" or "signs" to the images of a set, and say so.
-
-    Args:
-        name: "happy" or "signs".
-        x, y: uint8 array (m, 64, 64, 3) and labels (m,).
-        dry_run: bool, only a few SYNTHETIC images.
-        copies: int, how many times each of the set's own images is used, so that they are the majority.
-
-    Returns: images and labels; the label k, beyond the k classes, stands for a SYNTHETIC image of none of them.
-    """
-    (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=("train",))
-    synthetic_x, synthetic_y, _ = load_h5(path, "train")
-    if dry_run:
-        synthetic_x, synthetic_y = subset_per_class(synthetic_x, synthetic_y, 8)
-    print(f"\nAdded {len(synthetic_x):,} SYNTHETIC images to the {len(x):,} of the set (--no-mix-synthetic adds none)")
-    return np.concatenate([x] * copies + [synthetic_x]), np.concatenate([y] * copies + [synthetic_y])
-
-
-def load_pretraining(name, class_names, dry_run=False):
-    """Return the SYNTHETIC images for pre-training on "happy" or "signs".
-
-    Returns: x (m, 64, 64, 3) uint8; y float32, (m, 1) for two classes, otherwise one-hot (m, k), with equal shares for
-        images of no class.
-    Raises InputError: the SYNTHETIC images do not show these classes.
-    """
-    known = {"happy": HAPPY_CLASSES, "signs": SIGNS_CLASSES}[name]
-    if class_names != known:
-        expected = f"--pretrain needs the classes of the SYNTHETIC images, {', '.join(known)}; leave it out"
-        raise InputError(f"{expected}. Received: {', '.join(class_names)}")
-    part = "train" if dry_run else "pretrain"
-    (path,) = render_dataset(WITH_OTHERS.get(name, name), parts=(part,))
-    x, y, _ = load_h5(path, part)
-    x, y = subset_per_class(x, y, 8) if dry_run else (x, y)
-    y = one_hot(y, len(known))
-    return x, y[:, 1:] if len(known) == 2 else y
-
-
-def find_data(name, data="auto", data_dir=None):
-    """Return the `Source` of "happy" or "signs", with SYNTHETIC files rendered where they are wanted.
-
-    For `data`, `data_dir` and the errors see `load_happy_dataset`.
-    """
-    folder = DATASETS if data_dir is None else pathlib.Path(data_dir)
-    names = f"train_{name}.h5", f"test_{name}.h5"
-    if data == "synthetic":
-        return Source("synthetic", *render_dataset(name))
-    paths = [folder / file for file in names]
-    missing = [path.name for path in paths if not os.path.lexists(path)]
-    if not missing:
-        kind = "synthetic" if any(map(is_synthetic, paths)) else "real"
-        if data == "real" and kind == "synthetic":
-            expected = "--data real needs photographs: name the folder that holds them with --data-dir"
-            raise InputError(f"{expected}. Received: {folder}, whose files are SYNTHETIC")
-        return Source(kind, *paths)
-    if data_dir is not None and len(missing) == 2:
-        if has_classes(folder):
-            return Source("folder", folder, folder)
-        filled = [place for place in (folder, *(folder / sub for sub in subfolders(folder))) if images_in(place)]
-        if filled and data != "real":
-            expected = f"{names[0]} and {names[1]}, or one subfolder of images for each class, at least two"
-            advice = "The subfolders may also be in `train`; for SYNTHETIC images give --data synthetic"
-            found = ", ".join(map(str, filled[:3]))
-            raise InputError(f"{folder} must hold {expected}. {advice}. Received: images in {found} only")
-    if data == "real" or len(missing) == 1:
-        expected = f"{' and '.join(missing)} missing: a data set is a training file and a test file in one folder"
-        advice = f"Get them with `python -m datasets.download {name}`, or use --data synthetic"
-        raise InputError(f"{expected}. {advice}. Received: {folder}")
-    return Source("synthetic", *render_dataset(name), f", because neither {names[0]} nor {names[1]} is in {folder}")
-
-
-def _load(name, class_names, data, data_dir, dry_run, fold, cache_dir):
-    """Find a data set, say where it comes from, read it once and check that train and test fit together."""
-    source = find_data(name, data, data_dir)
-    print(source)
-    if source.kind == "folder":
-        train_x, train_y, test_x, test_y, class_names = load_folder(source.train, fold, cache_dir)
-        hashes = {source.train.name: names_sha256(source.train, train_x, test_x)}
-    else:
-        train_x, train_y, classes = load_h5(source.train, "train")
-        test_x, test_y, test_classes = load_h5(source.test, "test")
-        _check_classes(source, classes, test_classes, train_y, test_y, len(class_names))
-        if isinstance(classes, tuple):
-            class_names = classes
-        hashes = {path.name: sha256(path) for path in (source.train, source.test)}
-    test_names = getattr(test_x, "paths", np.arange(len(test_x)))
-    if fold and source.kind != "folder":
-        train_x, train_y, test_x, test_y, test_names = split_fold(train_x, train_y, fold, unused=source.test)
-    if dry_run:
-        train_x, train_y = subset_per_class(train_x, train_y, 8)
-        test_names, _ = subset_per_class(test_names, test_y, 4)
-        test_x, test_y = subset_per_class(test_x, test_y, 4)
-    print_shapes("As loaded", train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-    return Dataset(train_x, train_y, test_x, test_y, class_names, source, hashes, test_names)
-
-
-def _check_classes(source, classes, test_classes, train_y, test_y, count):
-    """Raise an InputError unless both files list the same classes and each can be learnt."""
-    if list(classes) != list(test_classes):
-        found = f"{list(map(str, classes))} and {list(map(str, test_classes))}"
-        raise schema_error(f"{source.train} and {source.test} must list the same classes", found)
-    if not isinstance(classes, tuple) and len(classes) != count:
-        raise schema_error(f"{source.train} must list {count} classes", classes.tolist())
-    counts = np.bincount(train_y, minlength=len(classes))
-    if np.count_nonzero(counts) < 2:
-        expected = f"{source.train} must hold images of at least two classes: one leaves nothing to distinguish"
-        raise schema_error(expected, f"{len(train_y)} of class {train_y[0]} only")
-    if 1 in counts:
-        expected = f"{source.train} must hold at least two images of each class it has, because one goes to validation"
-        raise schema_error(expected, f"one of class {np.flatnonzero(counts == 1).tolist()}")
-    unknown = np.setdiff1d(test_y, train_y)
-    if len(unknown):
-        expected = f"{source.test} must hold no class that {source.train} has no image of"
-        raise schema_error(expected, f"class {unknown.tolist()}")
-
-
-# ----------------------------------------------------------------- preparation
-
-
-def one_hot(y, classes):
-    """Turn labels (m,) into rows (m, classes) float32: 1 in the label's column, 0 elsewhere.
-
-    A label beyond the classes stands for none of them: equal shares, so that a network learns to be unsure
-    (Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", 2019, section 3).
-    """
-    rows = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype(np.float32)
-    return rows[np.minimum(y, classes)]
-
-
-def class_weights(y, class_names):
-    """Weight the classes in the loss so that each counts the same, if their sizes differ a lot, and say so.
-
-    The weight of a class is m / (k * its images), as in scikit-learn's "balanced".
-
-    Args:
-        y: training labels as the loss wants them: (m, 1) or one-hot (m, k).
-        class_names: the k class names.
-
-    Returns: dict from label to weight, for Keras's `fit`; None unless the largest class has more than 1.5 times the
-        images of the smallest.
-    """
-    counts = np.bincount(class_labels(y), minlength=len(class_names))
-    there = counts > 0
-    fewest, most = counts[there].min(), counts.max()
-    if most <= 1.5 * fewest:
-        return None
-    weights = np.where(there, len(y) / (there.sum() * np.maximum(counts, 1)), 1.0)
-    listed = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(class_names, weights))
-    print(f"\nThe classes have {fewest:,} to {most:,} images; a rare one counts more in the loss. Weights: {listed}")
-    return dict(enumerate(weights.tolist()))
-
-
-def print_shapes(title, **arrays):
-    """Print name, shape, type and range of each array; images on disk are not read for that."""
-    print(f"\n{title}")
-    for name, array in arrays.items():
-        values = f"{array.min():g} to {array.max():g}" if isinstance(array, np.ndarray) else "on disk"
-        print(f"  {name:<15} {str(array.shape):<20} {array.dtype!s:<8} {values}")
-
-
-# ----------------------------------------------------------- the trained model
-
-
-def export(args, script, class_names, network=None):
-    """Do what --export asks for, and return the exit code; see `support.export`."""
-    from support import export
-
-    load_data = load_happy_dataset if class_names == HAPPY_CLASSES else load_signs_dataset
-    return export.export(args, script, class_names, load_data, network)
-
-
-# ------------------------------------------------------------------ evaluation
-
-
-def evaluate(model, x, y, class_names):
-    """Measure the model on images it has never seen, and print the result.
-
-    Args:
-        model: compiled Keras model.
-        x: uint8 array (m, height, width, 3), or `ImageFiles`.
-        y: labels as the model's loss wants them: (m, 1) or one-hot (m, k).
-        class_names: the k class names.
-
-    Returns:
-        dict with `loss`, `accuracy`, `interval` (95 % Wilson score interval, [low, high]), `balanced_accuracy` (mean
-        recall of the classes in `y`), `probabilities` (m, k), `labels` (m,), `predictions` (m,), `confusion` (k, k)
-        int, rows = true class, and `precision` and `recall` (k,), NaN for a class never predicted or never there.
-    """
-    import keras
-    from scipy.stats import binomtest
-
-    outputs = np.concatenate([model.predict_on_batch(x[start : start + 64]) for start in range(0, len(x), 64)])
-    loss = float(np.mean(keras.ops.convert_to_numpy(keras.losses.get(model.loss)(y, outputs))))
-    probabilities = class_probabilities(outputs)
-    labels, predictions = class_labels(y), probabilities.argmax(axis=1)
-    confusion = np.zeros((len(class_names), len(class_names)), int)
-    np.add.at(confusion, (labels, predictions), 1)
-    correct, count = int(np.trace(confusion)), len(labels)
-    # Wilson's interval stays inside 0-1 and holds for accuracies near 1 (Brown, Cai and DasGupta, 2001).
-    low, high = binomtest(correct, count).proportion_ci(0.95, method="wilson")
-    with np.errstate(invalid="ignore"):
-        precision = np.diag(confusion) / confusion.sum(axis=0)
-        recall = np.diag(confusion) / confusion.sum(axis=1)
-    balanced_accuracy = float(np.nanmean(recall))
-
-    print(f"\nTest loss:     {loss:.4f}")
-    print(f"Test accuracy: {correct / count:.2%} ({correct} of {count} right; 95 % interval {low:.2%} to {high:.2%})")
-    print(f"Balanced accuracy: {balanced_accuracy:.2%}, the mean of the recall of each class\n")
-    width = max(5, *map(len, class_names))
-    print(f"  {'class':<{width}}  precision  recall  images")
-    for name, p, r, images in zip(class_names, precision, recall, confusion.sum(axis=1)):
-        p, r = ("-" if math.isnan(value) else f"{value:.1%}" for value in (p, r))
-        print(f"  {name:<{width}}  {p:>9}  {r:>6}  {images:>6}")
-    scores = {"loss": loss, "accuracy": correct / count, "interval": [low, high]}
-    scores["balanced_accuracy"] = balanced_accuracy
-    arrays = {"probabilities": probabilities, "labels": labels, "predictions": predictions, "confusion": confusion}
-    return {**scores, **arrays, "precision": precision, "recall": recall}
+__all__ = [
+    "load_happy_dataset", "load_signs_dataset", "mix_synthetic", "split_validation", "one_hot", "class_weights",
+    "print_shapes", "load_initial_weights", "takes_imagenet_pixels", "build_lite0", "frozen_features",
+    "choose_weight_decay", "Run", "Batches", "evaluation_batches", "calibrate", "measure", "class_probabilities",
+    "plot_examples", "plot_augmented", "plot_learning_curves", "plot_confusion_matrix", "plot_mistakes",
+    "plot_reliability",
+]  # fmt: skip
 
 
 # --------------------------------------------------------------------- figures
 
+ROW_LINE = {"color": figures.INK, "linewidth": 0.9, "linestyle": ":"}  # marks where a row of the schedule begins
+MOST_EXAMPLES = 60  # classes
+LARGEST_MATRIX = 8.4  # side of the confusion matrix, in inches
+MOST_NUMBERS = 40  # classes; a larger confusion matrix has colors only
+MOST_ZEROS = 20  # classes; a larger confusion matrix leaves the zeros out
+
 
 def plot_examples(x, y, class_names, path, kind):
-    """Save one image of each class, the first in the set.
+    """Save one image of each class, the first in the set; of many classes, the first MOST_EXAMPLES.
 
     Args:
         x, y: uint8 array (m, height, width, 3) and labels (m,).
         class_names: the class names.
         path, kind: the PNG file to write, and the data's kind: "real", "synthetic" or "folder".
     """
-    first = [np.flatnonzero(y == label)[0] for label in range(len(class_names)) if label in y]
-    captions = [f"{class_names[y[index]]} ({np.count_nonzero(y == y[index])} images)" for index in first]
-    image_grid(x[first], captions, "Training set: one image of each class", path, kind)
+    counts = np.bincount(y, minlength=len(class_names))
+    labels = np.flatnonzero(counts)
+    title = "Training set: one image of each class"
+    if len(labels) > MOST_EXAMPLES:
+        title = f"Training set: one image of each of the first {MOST_EXAMPLES} of {len(labels)} classes"
+        labels = labels[:MOST_EXAMPLES]
+    first = [np.flatnonzero(y == label)[0] for label in labels]
+    lines = [f"{counts[label]:,} image{'s' if counts[label] > 1 else ''}" for label in labels]
+    names = [figures.fit(class_names[label], figures.BELOW_TILE) for label in labels]
+    captions = [f"{name}\n{line}" for name, line in zip(names, lines)]
+    figures.image_grid(x[first], captions, title, path, kind)
 
 
-def plot_learning_curves(history, curriculum, path, kind):
-    """Save loss and accuracy by epoch, for training and validation, with the stages marked.
+@figures.styled
+def plot_augmented(image, schedule, seed, path, kind):
+    """Save an image beside nine random changes of it by each augmentation of the schedule.
+
+    Args:
+        image: uint8 array (height, width, 3).
+        schedule: list of (epochs, images, augmentation), as for `Batches`.
+        seed: int, fixes the changes.
+        path, kind: see `plot_examples`.
+    """
+    functions = dict.fromkeys(augment for _, _, augment in schedule)
+    side, gap, margin = 128 / figures.DPI, 0.06, figures.MARGIN
+    block = 3 * side + 2 * gap  # nine versions, and the original in the same size
+    width = margin + (1 + len(functions)) * (block + margin)
+    figure = figures.new_figure(width, block + margin + 0.3, "A training image and nine augmented versions of it", kind)
+    figures.place_image(figure, margin, margin, block, image)
+    figures.place_text(figure, margin + block / 2, margin + block + 0.08, "original", ha="center")
+    for number, augment in enumerate(functions):
+        left = margin + (1 + number) * (block + margin)
+        name = figures.fit(name_of(augment), block, size=10)
+        figures.place_text(figure, left + block / 2, margin + block + 0.08, name, ha="center")
+        changed = np.asarray(augment(np.repeat(image[None], 9, axis=0), np.array([seed, number], np.int64)))
+        for position, version in enumerate(changed.clip(0, 255).astype(np.uint8)):
+            up, right = 2 - position // 3, position % 3
+            place = left + right * (side + gap), margin + up * (side + gap)
+            figures.place_image(figure, *place, side, version)
+    figures.save_figure(figure, path)
+
+
+@figures.styled
+def plot_learning_curves(history, run, path, kind):
+    """Save loss and accuracy by epoch, for training and validation; lines mark where rows of the schedule begin.
 
     Args:
         history: dict of lists, as `model.fit(...).history`.
-        curriculum: the `Run` or a `Curriculum`, for its `boundaries` and `examples_per_epoch`.
+        run: the `Run`, for its `schedule` and `examples_per_epoch`.
         path, kind: see `plot_examples`.
     """
-    figure, axes = new_figure(9, 4.2, 1, 2)
     epochs = np.arange(1, len(history["loss"]) + 1)
-    stages = [stage for stage in curriculum.boundaries if stage[1] <= epochs[-1]]
+    rows = [(name, first) for name, first, _ in run.schedule if first <= epochs[-1]]
+    rows = rows if len(rows) > 1 else []
+    height = 5.0  # of the axes; the names of the rows stand above them
+    figure = figures.new_figure(8, height + figures.LINE * len(rows), "Learning curves", kind)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / figure.get_size_inches()[1]))
+    top, bottom = figure.subplots(2, 1, sharex=True)
     marker = "." if len(epochs) < 20 else None  # a line through one point would be invisible
-    for ax, metric in zip(axes[0], ("loss", "accuracy")):
-        ax.plot(epochs, history[metric], color=ACCENT, marker=marker, label="training (augmented)")
-        ax.plot(epochs, history["val_" + metric], color=SECOND, marker=marker, label="validation")
-        more = ", more in pre-training" if any(name.startswith("SYNTHETIC images only") for name, *_ in stages) else ""
-        ax.set(xlabel=f"epoch ({curriculum.examples_per_epoch:,} images each{more})", ylabel=metric)
-        ax.set(xlim=(0.5, epochs[-1] + 0.5), ylim=(0, None if metric == "loss" else 1.02))
+    for ax, metric in (top, "loss"), (bottom, "accuracy"):
+        # The lower line is wider, so that it is seen where both are the same.
+        ax.plot(epochs, history[metric], color=figures.ACCENT, marker=marker, linewidth=3, alpha=0.6)
+        ax.plot(epochs, history["val_" + metric], color=figures.SECOND, marker=marker, linewidth=1.4)
+        ax.set(ylabel=metric, xlim=(0.5, epochs[-1] + 0.5), ylim=(0, None if metric == "loss" else 1.03))
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(color=GRID, linewidth=0.6)
-        for number, (_, first, _) in enumerate(stages, 1):
-            ax.axvline(first - 0.5, color=INK, linewidth=0.8, linestyle=":")
-            ax.text(first - 0.5, 1.01, f" {number}", transform=ax.get_xaxis_transform(), fontsize=8, color=INK)
-        ax.legend(frameon=False)
-    names = "     ".join(f"{number} {name}" for number, (name, *_) in enumerate(stages, 1))
-    figure.supxlabel(f"Stages: {names}", fontsize=8, color=INK)
-    save_figure(figure, "Learning curves", path, kind)
+        ax.grid()
+        for _, first in rows:
+            ax.axvline(first - 0.5, **ROW_LINE)
+    bottom.set(xlabel=f"epoch ({run.examples_per_epoch:,} images each)")
+    top.legend(top.lines[:2], ["training (augmented)", "validation"], loc="best", framealpha=0.9)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    # Each row's name has a line of its own, the first at the top, so that no name crosses the line of another row.
+    edges = top.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+    for number, (name, first) in enumerate(rows):
+        name = figures.fit(name, edges.width)
+        begin = edges.x0 + edges.width * (first - 1) / epochs[-1]
+        left = min(begin + 0.05, edges.x1 - figures.text_width(name))
+        lower = height + figures.LINE * (len(rows) - 1 - number)
+        upper_end = lower + 0.12 if left > begin else lower - 0.02
+        figure.add_artist(Line2D([begin] * 2, [edges.y1, upper_end], transform=figure.dpi_scale_trans, **ROW_LINE))
+        figures.place_text(figure, left, lower, name, fontsize=figures.CAPTION)
+    figures.save_figure(figure, path)
 
 
+@figures.styled
 def plot_confusion_matrix(results, class_names, path, kind):
     """Save the confusion matrix: which class was predicted for which.
 
     Args:
-        results, class_names: dict from `evaluate`, and the names it was given.
+        results, class_names: from `measure`, and the names it was given.
         path, kind: see `plot_examples`.
     """
-    confusion = results["confusion"]
-    size = max(4.2, 0.75 * len(class_names) + 1.6)
-    figure, axes = new_figure(size, size)
-    ax = axes[0][0]
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*confusion.shape):
-        color = "white" if shares[row, column] > 0.5 else INK
-        ax.text(column, row, confusion[row, column], ha="center", va="center", color=color)
-    ax.set(xticks=range(len(class_names)), yticks=range(len(class_names)))
+    confusion, classes = results.confusion, len(class_names)
+    cell = min(max(0.6, 2 / classes), LARGEST_MATRIX / classes)
+    side = cell * classes
+    number_size = min(10.0, 8 * cell / figures.text_width(str(confusion.max()), 10))
+    with_numbers = classes <= MOST_NUMBERS and number_size > 5
+    step = math.ceil(0.19 / cell)  # of many classes, every second, third ... is named
+    named = range(0, classes, step)
+    names = [figures.fit(class_names[label], 1.8) for label in named]
+    longest = max(map(figures.text_width, names))
+    slanted = longest > step * cell - 0.06
+
+    left, right = longest + 0.6, figures.MARGIN if with_numbers else 1.0
+    below = 0.5 + (longest / math.sqrt(2) if slanted else 0.1)
+    width = max(figures.NARROWEST, left + side + right)
+    left += (width - left - side - right) / 2
+    title = f"Confusion matrix: {results.accuracy:.1%} of {confusion.sum():,} test images right"
+    figure = figures.new_figure(width, below + side, title, kind)
+    ax = figures.place_axes(figure, left, below, side, side)
+
+    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    # Without numbers, a single mistake is seen only if its color differs enough from white.
+    norm = PowerNorm(1 if with_numbers else 0.4, vmin=0, vmax=1)
+    picture = ax.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
+    if with_numbers:
+        for row, column in np.argwhere(confusion if classes > MOST_ZEROS else confusion >= 0):
+            color = "white" if fractions[row, column] > 0.5 else figures.INK if confusion[row, column] else figures.GRAY
+            ax.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=number_size)
+        between = np.arange(1, classes) - 0.5
+        ax.hlines(between, -0.5, classes - 0.5, color=figures.GRID, linewidth=0.6)
+        ax.vlines(between, -0.5, classes - 0.5, color=figures.GRID, linewidth=0.6)
+    else:
+        bar = figure.colorbar(picture, cax=figures.place_axes(figure, left + side + 0.15, below, 0.15, side))
+        bar.set_label("fraction of the images of the true class")
+        bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    ax.set_xticks(named, names, fontsize=figures.CAPTION)
+    ax.set_yticks(named, names, fontsize=figures.CAPTION)
+    if slanted:
+        for label in ax.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+    ax.spines[:].set_visible(True)
     ax.set(xlabel="predicted class", ylabel="true class")
-    ax.set_xticklabels(class_names, parse_math=False)  # a folder's name may hold a $
-    ax.set_yticklabels(class_names, parse_math=False)
-    save_figure(figure, f"Test set: {results['accuracy']:.1%} right", path, kind)
+    figures.save_figure(figure, path)
 
 
 def plot_mistakes(x, results, class_names, path, kind, most=24):
@@ -386,19 +199,21 @@ def plot_mistakes(x, results, class_names, path, kind, most=24):
 
     Args:
         x: uint8 array (m, height, width, 3), the test images.
-        results, class_names: dict from `evaluate`, and the names it was given.
+        results, class_names: from `measure`, and the names it was given.
         path, kind: see `plot_examples`.
         most: int, the largest number of images to draw.
     """
-    labels, predictions = results["labels"], results["predictions"]
-    wrong = wrong_predictions(results)
-    shown, confidence = wrong[:most], results["probabilities"].max(axis=1)
-    captions = [
-        f"is {class_names[labels[index]]}\npredicted {class_names[predictions[index]]}, {confidence[index]:.0%}"
-        for index in shown
-    ]
-    title = f"Mistakes: {len(wrong)} of {len(labels)} test images"
+    wrong = results.mistakes
+    shown, captions = wrong[:most], []
+    for index in shown:
+        true, predicted = class_names[results.labels[index]], class_names[results.predictions[index]]
+        confidence = f"{results.probabilities[index].max():.0%}"
+        lines = [figures.fit(predicted, math.inf, "predicted ", f", {confidence}")]
+        if figures.text_width(lines[0]) > figures.BELOW_TILE:
+            lines = [figures.fit(predicted, figures.BELOW_TILE, "predicted "), f"{confidence} confident"]
+        captions.append("\n".join([figures.fit(true, figures.BELOW_TILE, "is "), *lines]))
+    title = f"Mistakes: {len(wrong):,} of {len(results.labels):,} test images"
     if len(wrong) > most:
         title += f", the {most} most confident"
-    nothing = f"None: all {len(labels)} test images were classified correctly."
-    image_grid(x[shown], captions, title, path, kind, empty=nothing)
+    nothing = f"None: all {len(results.labels):,} test images were classified correctly."
+    figures.image_grid(x[shown], captions, title, path, kind, empty=nothing)

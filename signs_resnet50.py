@@ -2,128 +2,229 @@
 
     python signs_resnet50.py                             train, evaluate, save everything
     python signs_resnet50.py --data-dir FOLDER           the same with the .h5 files in FOLDER
-    python signs_resnet50.py --predict hand.jpg          test the trained model on a new image
+    python signs_resnet50.py --predict hand.jpg          classify a new image with the trained model
     python signs_resnet50.py --identity-blocks 2 3 5 3   one more block in stage 5: 53 layers
-    python signs_resnet50.py --weights imagenet          start from ImageNet's weights, or from a FILE of your own
+    python signs_resnet50.py --weights imagenet          transfer learning from ImageNet's weights, or from a FILE
+    python signs_resnet50.py --weights lite0             the same with a smaller network that knows ImageNet
     python signs_resnet50.py --dry-run                   check that everything works
 
 Data: SIGNS, as in signs_functional.py; SYNTHETIC images if its files are not there.
 """
 
-from datasets import SIGNS_CLASSES
-from support import cli
-from support.errors import run_main
+from basics.errors import run_main
+from datasets import SIGNS
+from support.cli import integer, start_script
+
+EPOCHS = 42  # some 1,300 steps for SIGNS, each far slower than those of the small networks
+SYNTHETIC_EPOCHS = 26  # computer graphics vary less
+TRANSFER_EPOCHS = 10  # of the last layer alone, from weights that know images: a few seconds
+BATCH_SIZE = 32  # larger batches would make fewer steps
+LEARNING_RATE = 2e-3  # as large as 50 layers bear after a warm-up
+COPIES = 4  # how often each photograph is used, so that they are a third of the images beside 6,000 SYNTHETIC hands
+IDENTITY_BLOCKS = (2, 3, 5, 2)  # in stages 2, 3, 4 and 5, after the first block of each: the ResNet-50
+
+if __name__ == "__main__":
+    # Starts Keras, so it comes before the imports; --help, --predict, --export, --seeds and --folds end here.
+    blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
+    identity_blocks = {"nargs": 4, "type": integer(0), "default": list(IDENTITY_BLOCKS), "metavar": "N", "help": blocks}
+    args = start_script(
+        __doc__, __file__, SIGNS, network="ResNet50", epochs=EPOCHS, synthetic_epochs=SYNTHETIC_EPOCHS,
+        transfer_epochs=TRANSFER_EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+        weights=("random", "imagenet", "lite0"), options={"--identity-blocks": identity_blocks},
+    )  # fmt: skip
+
+# 1. Import the libraries.
+from functools import partial
+
+import keras
+from keras import layers
+
+import cnn_utils as utils
+from resnet_utils import residual_stages
+from support.training.augmentation import color_jitter, random_affine, replace_background
+
+# For transfer learning.
+FEATURES_PER_EPOCH = 3200  # as many steps for 40 images as for 4,000
+LAST_STAGE = ("conv5_", "stage7_", "head", "predictions")  # names of layers: of ResNet50, and of EfficientNet-Lite0
 
 
-def weak_augmentation(images, seed):
-    """Vary images as much as the photographs of one set vary: mirrored, rotated, nearer or farther."""
-    from support.augmentation import random_affine
+def build_model(classes=6, identity_blocks=IDENTITY_BLOCKS, image_size=64, imagenet=False):
+    """Return the network: pixels 0-255 (batch, image_size, image_size, 3) in, probabilities (batch, classes) out.
 
-    return random_affine(images, seed, flip=True, rotation=15, shift=0.08, zoom=0.12)
+    `imagenet`: bool; prepare the pixels as ImageNet's weights expect them.
+    """
+    inputs = layers.Input((image_size, image_size, 3), name="pixels")
+    # All layers with weights but the last, block by block: 64x64 pixels become 2x2 positions of 2,048 features,
+    # 224x224 become 7x7. Their average leaves 2,048 numbers.
+    x = residual_stages(inputs, identity_blocks, imagenet)
+    x = layers.AveragePooling2D(x.shape[1:3], name="avg_pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    # float32 in mixed precision as well: 16 bits would round the probabilities to two or three digits.
+    outputs = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(inputs, outputs, name="ResNet50")
 
 
-def strong_augmentation(images, seed):
-    """Vary the light as well. Milder than in signs_functional.py, because so deep a network learns more slowly."""
-    from support.augmentation import color_jitter, random_affine
+def weak_augmentation(images, seed, flip=True):
+    """Vary images a little, like the photographs of one set: mirrored, rotated, nearer or farther."""
+    return random_affine(images, seed, flip=flip, rotation=15, shift=0.08, zoom=0.12)
 
-    images = random_affine(images, seed, flip=True, rotation=18, shift=0.1, zoom=0.15)
+
+def strong_augmentation(images, seed, flip=True, background=0.2):
+    """Vary walls and lighting as well. Milder than in signs_functional.py: so deep a network learns more slowly."""
+    images = replace_background(images, seed, fraction=background)
+    images = random_affine(images, seed, flip=flip, rotation=18, shift=0.1, zoom=0.15)
     return color_jitter(images, seed, color=0.05, tone=0.2, contrast=0.1, brightness=0.05)
 
 
-def parse_args():
-    defaults = {"epochs": 26, "batch_size": 32, "learning_rate": 2e-3, "weights": ("random", "imagenet")}
-    parser = cli.ScriptParser(__doc__, "signs_resnet50", **defaults)
-    blocks = "identity blocks in stages 2, 3, 4 and 5 (default: 2 3 5 2, the ResNet-50)"
-    add = parser.add_argument
-    add("--identity-blocks", nargs=4, type=cli.integer(0), default=[2, 3, 5, 2], metavar="N", help=blocks)
-    args = parser.parse_args()
-    if args.weights != "random" and args.epochs < 2:
-        parser.error(f"--weights trains the last layer first: expected --epochs of at least 2. Received: {args.epochs}")
-    return args
+def warmup_then_cosine(peak, steps):
+    """Return the learning rate by step: it rises to its peak, because a deep network's first steps are its roughest."""
+    warmup = max(1, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=peak)
 
 
-def main():
-    args = parse_args()
-    if args.seeds > 1 or args.folds > 1:
-        return cli.run_several(args)
-    if args.predict:  # step 7, with a model that is trained already
-        return cli.predict(args, "signs_resnet50", SIGNS_CLASSES, network="ResNet50")
+def build_last_layer(features, classes, weight_decay):
+    """Return the last layer as a network of its own: features (batch, features) in, probabilities (batch, classes) out.
 
-    # 1. Libraries, device and seed. Imported only now, so that --help answers at once.
-    #    Rewriting the graph of so many layers would delay the first batch by seconds and gain nothing.
-    device = cli.start_keras(args, rewrite_graph=False)
-    import keras
+    `weight_decay` pulls its weights to zero: a few images do not tell which of two thousand features matter.
+    """
+    regularizer = keras.regularizers.L2(weight_decay)
+    inputs = layers.Input((features,), name="features")
+    outputs = layers.Dense(
+        classes, activation="softmax", kernel_initializer="zeros", kernel_regularizer=regularizer, dtype="float32"
+    )(inputs)
+    return keras.Model(inputs, outputs, name="last_layer")
 
-    import cnn_utils as utils
-    from resnet_utils import ResNet50
-    from support.fused_adam import Adam  # Keras's formula, in fewer operations
-    from support.pretrained import set_trainable
 
-    if args.export:  # the trained model, for other programs
-        return utils.export(args, "signs_resnet50", SIGNS_CLASSES, network="ResNet50")
-
-    # 2. Load the training and test sets.
-    data = utils.load_signs_dataset(args.data, args.data_dir, args.dry_run, args.fold, args.cache_dir)
-
-    # 3. Prepare. The pixels stay 0-255: the model's first layer normalises them, now and in every later use.
-    #    The labels become one-hot rows, one column per class, as categorical cross-entropy expects them.
-    train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
-    mix = args.mix_synthetic and data.class_names == SIGNS_CLASSES and data.kind == "real"
-    mixed_x, mixed_y = utils.add_synthetic("signs", train_x, train_y, args.dry_run) if mix else (train_x, train_y)
-    train_y, mixed_y, validation_y, test_y = (
-        utils.one_hot(y, len(data.class_names)) for y in (train_y, mixed_y, validation_y, data.test_y)
+def main(args):
+    # 2. Load the training and the test set.
+    data = utils.load_signs_dataset(
+        args.data,
+        args.data_dir,
+        dry_run=args.dry_run,
+        fold=args.fold,
+        cache_dir=args.cache_dir,
+        group_by=args.group_by,
+        none=args.none,
+        image_size=args.image_size,
     )
-    utils.print_shapes("To train on", train_x=train_x, train_y=train_y, mixed_x=mixed_x, mixed_y=mixed_y)
+    classes = len(data.class_names)
+    run = utils.Run(args, data)
+
+    # 3. Prepare: hold a tenth of the training set back for validation, mix in SYNTHETIC hands (some show no digit), and
+    #    turn the labels into one-hot rows, one column per class; "no digit" becomes 1/6 for each.
+    #    The pixels stay 0-255: the model's first layer normalizes them, now and in every later use.
+    train_x, train_y, validation_x, validation_y = data.split_validation(args.seed)
+    wanted = args.mix_synthetic and args.weights == "random"
+    mixed_x, mixed_y, synthetic = utils.mix_synthetic(
+        data, train_x, train_y, copies=COPIES, many=True, wanted=wanted, dry_run=args.dry_run
+    )
+    train_y, mixed_y = utils.one_hot(train_y, classes), utils.one_hot(mixed_y, classes)
+    validation_y, test_y = utils.one_hot(validation_y, classes), utils.one_hot(data.test_y, classes)
+    utils.print_shapes("To train on", train_x=train_x, train_y=train_y)
     utils.print_shapes("To validate on", validation_x=validation_x, validation_y=validation_y)
 
-    # 4. Build the model, print its summary.
-    model = ResNet50(classes=len(data.class_names), identity_blocks=args.identity_blocks)
-    if args.weights != "random":
-        utils.load_pretrained(model, args.weights)
+    # 4. Build the model, load its initial weights, print its summary.
+    if args.weights == "lite0":
+        model = utils.build_lite0(train_x.shape[1:], classes)
+    else:
+        imagenet = utils.takes_imagenet_pixels(args.weights)
+        model = build_model(classes, args.identity_blocks, data.image_size, imagenet)
+    utils.load_initial_weights(model, args.weights)
     model.summary()
-    run = utils.Run("signs_resnet50", args, data, device)  # after --weights, which may be refused
-    if run.finished:
-        return 0
-    utils.plot_examples(data.train_x, data.train_y, data.class_names, run.folder / "examples.png", data.kind)
 
     # 5. Compile, and train with mini-batches. The validation split shows the progress; the test set is not touched.
-    stages = [
-        utils.Stage("strong augmentation", 9 if mix else 18, train_x, train_y, strong_augmentation),
-        utils.Stage("weak augmentation", 8, train_x, train_y, weak_augmentation),
-    ]
-    if mix:
-        stages.insert(0, utils.Stage("SYNTHETIC images added", 9, mixed_x, mixed_y, strong_augmentation))
-    phases = [(stages, args.epochs, args.learning_rate, len(train_x))]
-    if args.pretrain:
-        x, y = utils.load_pretraining("signs", data.class_names, args.dry_run)
-        pretraining = [utils.Stage("SYNTHETIC images only", 1, x, y, strong_augmentation)]
-        phases.insert(0, (pretraining, 2, args.learning_rate, len(x)))
-    if args.weights != "random":
-        #    The new last layer first, alone: its first gradients would spoil what the other layers know.
-        alone = max(1, args.epochs // 5)
-        rates = args.learning_rate, args.learning_rate / 10
-        phases = [(stages, n, rate, len(train_x)) for n, rate in zip((alone, args.epochs - alone), rates)]
-    class_weight = utils.class_weights(train_y, data.class_names) if args.class_weights else None
-    for number, (stages, epochs, learning_rate, images_per_epoch) in enumerate(phases):
-        set_trainable(model, head_only=args.weights != "random" and number == 0)
-        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, images_per_epoch)
-        #    A deep network's first steps are its roughest, so the learning rate warms up over a tenth of them.
-        steps = epochs * curriculum.steps_per_epoch
-        warmup = max(1, steps // 10)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), warmup_steps=warmup, warmup_target=learning_rate
+    class_weight = utils.class_weights(train_y, data.class_names, args.class_weights)
+    weak = partial(weak_augmentation, flip=args.flip)
+    # Images of your own may have no background to replace.
+    strong = partial(strong_augmentation, flip=args.flip, background=0.2 if data.shows_task else 0)
+    if args.weights == "random":
+        #    SYNTHETIC hands and strong augmentation show other people, walls and lighting. An untrained deep network
+        #    learns little from strong augmentation, so it comes second; the last epochs, at a low learning rate, change
+        #    the images little.
+        schedule = [  # epochs (scaled to --epochs), images, augmentation or None
+            (8, (mixed_x, mixed_y), weak),
+            (20, (mixed_x, mixed_y), strong),
+            (14, (mixed_x, mixed_y), weak),
+        ]
+        first_epoch, epochs, peak = 0, args.epochs, args.learning_rate
+    else:
+        #    Transfer learning. What the network has learned from other images stays: all layers but the last are
+        #    frozen. What they make of an image, its features, is computed once, and for its mirror image.
+        features, features_y = utils.frozen_features(model, train_x, train_y, args.cache_dir, mirrored=args.flip)
+        validation = utils.frozen_features(model, validation_x, validation_y, args.cache_dir)
+        groups = data.training_groups(args.seed)
+        weight_decay = utils.choose_weight_decay(features[: len(train_x)], train_y, groups, class_weight)
+        last_layer = build_last_layer(features.shape[1], classes, weight_decay)
+        batches = utils.Batches(
+            [(1, (features, features_y), None)], args.epochs, args.batch_size, args.seed, FEATURES_PER_EPOCH
         )
-        model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y), class_weight)
-    model = run.save_model(model, train_x, validation_x, validation_y)
+        #    One layer alone has one best solution, and plain gradient descent finds it. Long features need short steps.
+        peak = 20 / (features**2).sum(axis=1).mean()
+        learning_rate = warmup_then_cosine(peak, args.epochs * batches.steps_per_epoch)
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
+        last_layer.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+        with run.training(last_layer, batches):  # checkpoints, --resume, Ctrl-C
+            last_layer.fit(
+                batches.dataset(run.epochs_done, class_weight),
+                validation_data=utils.evaluation_batches(*validation),
+                epochs=args.epochs,
+                initial_epoch=run.epochs_done,
+                steps_per_epoch=batches.steps_per_epoch,
+                callbacks=run.callbacks,
+                verbose=run.verbose,
+                shuffle=False,  # the batches are shuffled already
+            )
+        model.layers[-1].set_weights(last_layer.layers[-1].get_weights())
+        #    Fine-tuning, if --fine-tune asks for it: the last stage learns as well, in steps so small that it forgets
+        #    little. The statistics of batch normalization stay: those of a million images are better than ours.
+        for layer in model.layers:
+            layer.trainable = layer.name.startswith(LAST_STAGE) and not layer.name.endswith("_bn")
+        schedule = [(1, (train_x, train_y), weak)]
+        first_epoch, epochs, peak = args.epochs, args.fine_tune, args.learning_rate / 20
+    batches = utils.Batches(schedule, epochs, args.batch_size, args.seed, len(train_x), first_epoch=first_epoch)
+    learning_rate = warmup_then_cosine(peak, epochs * batches.steps_per_epoch)
+    model.compile(keras.optimizers.Adam(learning_rate), loss="categorical_crossentropy", metrics=["accuracy"])
+    if epochs:
+        with run.training(model, batches):  # faster layers, checkpoints, --resume, Ctrl-C
+            model.fit(
+                batches.dataset(run.epochs_done, class_weight),
+                validation_data=utils.evaluation_batches(validation_x, validation_y),
+                epochs=first_epoch + epochs,
+                initial_epoch=run.epochs_done,
+                steps_per_epoch=batches.steps_per_epoch,
+                callbacks=run.callbacks,
+                verbose=run.verbose,
+                shuffle=False,  # the batches are shuffled already
+            )
+    model = run.finish_training(model)  # plain Keras layers again, in float32
+    #    Calibrate: divide the last layer's weights, so that of answers given with 90% about nine in ten are right.
+    temperature = utils.calibrate(model, validation_x, validation_y)
+    run.save_model(model, temperature, train_x, validation_x)  # model.keras and history.csv
 
-    # 6. Evaluate on the test set, plot and save the results.
-    results = utils.evaluate(model, data.test_x, test_y, data.class_names)
+    # 6. Evaluate on the test set, only now; plot and save the results.
+    test_batches = utils.evaluation_batches(data.test_x, test_y)
+    loss, accuracy = model.evaluate(test_batches)
+    outputs = model.predict(test_batches, verbose=0)
+    results = utils.measure(outputs, test_y, data.class_names, loss)
+    utils.plot_examples(data.train_x, data.train_y, data.class_names, run.folder / "examples.png", data.kind)
+    if epochs:
+        utils.plot_augmented(train_x[0], schedule, args.seed, run.folder / "augmented.png", data.kind)
     utils.plot_learning_curves(run.history, run, run.folder / "learning_curves.png", data.kind)
     utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
     utils.plot_mistakes(data.test_x, results, data.class_names, run.folder / "mistakes.png", data.kind)
-    return run.finish(model, results, train_x, synthetic=len(mixed_x) - len(train_x))
+    utils.plot_reliability(results, temperature, run.folder / "reliability.png", data.kind)
+    #    metrics.json, mistakes.csv and report.html
+    run.save_results(model, results, train_x, temperature=temperature, class_weight=class_weight, synthetic=synthetic)
+
+    # 7. Classify new images: RGB, 0-255, of the network's size. In a program of your own, begin with
+    #    `model = keras.models.load_model("outputs/signs_resnet50/model.keras")`. --predict takes photos of any size.
+    images, labels = data.test_x[:1], data.test_y[:1]
+    for probabilities, label in zip(model.predict(images, verbose=0), labels):
+        answer = probabilities.argmax()
+        confidence = f"{probabilities[answer]:.1%}"
+        print(f"\nTest image: predicted {data.class_names[answer]} ({confidence}), true {data.class_names[label]}")
+    return run.say_what_next()  # and the exit code
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, args)

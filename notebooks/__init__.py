@@ -1,0 +1,1 @@
+"""The three lessons as Jupyter notebooks, made from the scripts."""
