@@ -1,1 +1,1 @@
-"""The weights that come with the project, trained on SYNTHETIC images alone."""
+"""The weights that ship with the project, trained only on SYNTHETIC images."""
