@@ -1,7 +1,10 @@
 """What `python -m benchmarks` compares: `python -m benchmarks.cases SEED CASE ...` runs one case and prints JSON."""
 
+import importlib
 import json
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -10,12 +13,15 @@ import time
 import numpy as np
 
 import signs_functional
+from basics.errors import run_main
+from benchmarks.course import signs_network
 from benchmarks.stress import stress_sets
+from datasets import HAPPY, SIGNS
 from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
-from support.curriculum import Curriculum, Stage
-from support.errors import run_main
+from support.cli import ROOT
 from support.startup import start_keras
+from support.training.batches import Batches
 
 BATCH, STEPS, WARMUP = 32, 24, 4  # the first four training steps do not count for the speed
 
@@ -35,6 +41,12 @@ def elapsed(function):
 
 def accuracy(model, x, labels):
     return float((model.predict(x, verbose=0).argmax(axis=1) == labels).mean())
+
+
+def run_script(script, *arguments):
+    """Run a script in this process, as its user does."""
+    sys.argv = [f"{script}.py", *arguments]
+    runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
 
 
 def watch(test_x, labels):
@@ -59,22 +71,15 @@ def watch(test_x, labels):
 def course(seed, folder):
     """Train as the course and most learners do: two convolutions, 100 epochs, the test set for validation."""
     import keras
-    from keras import layers
 
     train_x, train_y, _ = load_h5(f"{folder}/train_signs.h5", "train")
     test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
     train_x, test_x = train_x / 255, test_x / 255
     keras.utils.set_random_seed(seed)
-    inputs = layers.Input((64, 64, 3))
-    x = layers.Conv2D(8, 4, padding="same", activation="relu")(inputs)
-    x = layers.MaxPooling2D(8, padding="same")(x)
-    x = layers.Conv2D(16, 2, padding="same", activation="relu")(x)
-    x = layers.Flatten()(layers.MaxPooling2D(4, padding="same")(x))
-    model = keras.Model(inputs, layers.Dense(6, activation="softmax")(x))
-    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    model = signs_network()
     watcher, record = watch(test_x, test_y)
-    options = {"validation_data": (test_x, np.eye(6)[test_y]), "callbacks": [watcher], "verbose": 0}
-    model.fit(train_x, np.eye(6)[train_y], epochs=100, batch_size=64, **options)
+    options = {"validation_data": (test_x, test_y), "callbacks": [watcher], "verbose": 0}
+    model.fit(train_x, train_y, epochs=100, batch_size=64, **options)
     return {"accuracy": record["accuracy_by_epoch"][-1], **record}
 
 
@@ -87,36 +92,74 @@ def signs(seed, folder):
     fit = keras.Model.fit
     keras.Model.fit = lambda *args, callbacks, **options: fit(*args, callbacks=[*callbacks, watcher], **options)
     with tempfile.TemporaryDirectory() as output:
-        sys.argv = ["signs_functional.py", "--data-dir", folder, "--seed", str(seed), "--output-dir", output]
-        signs_functional.main()
+        run_script("signs_functional", "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
         paused = time.perf_counter()
         result = accuracy(keras.models.load_model(f"{output}/model.keras"), test_x, test_y)
     record["watching_seconds"] += time.perf_counter() - paused
     return {"accuracy": result, **record}
 
 
-def strangers(seed, folder, other):
-    """Run signs_functional.py with its defaults; test its model on hands and conditions that it has not seen."""
-    from support.predict import classify
-    from support.trained_model import load_trained_model
+def trained(script, task, seed, folder, model):
+    """Return the model in the file `model`, or that of a run of the script if this is "", and its metadata."""
+    from support.prediction.trained_model import load_trained_model
+
+    with tempfile.TemporaryDirectory() as output:
+        if not model:
+            run_script(script, "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
+        return load_trained_model(output, script, task, weights=model or None)
+
+
+def strangers(seed, folder, other, model=""):
+    """Test signs_functional.py on hands, conditions and whole photographs that it has not seen."""
+    from support.evaluation.results import certainty
+    from support.prediction.answers import classify
 
     test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
     other_x, other_y, _ = load_h5(f"{other}/test_signs.h5", "test")
     no_digit_x, _, _ = load_h5(*render_dataset("signs_other", parts=("test",)), "test")
-    with tempfile.TemporaryDirectory() as output:
-        sys.argv = ["signs_functional.py", "--data-dir", folder, "--seed", str(seed), "--output-dir", output]
-        signs_functional.main()
-        model, metadata = load_trained_model(output, "signs_functional", ())
+    model, metadata = trained("signs_functional", SIGNS, seed, folder, model)
     result = {name: accuracy(model, x, test_y) for name, x in {"test": test_x, **stress_sets(test_x)}.items()}
-    answers = classify(model, metadata, other_x)
-    confidence = np.array([probabilities.max() for probabilities, _ in answers])
-    right = np.array([probabilities.argmax() for probabilities, _ in answers]) == other_y
-    sure = np.array([not reason for _, reason in answers])
-    by_confidence = right[np.argsort(-confidence, kind="stable")]
-    result |= {f"coverage {share}": by_confidence[: len(right) * share // 100].mean() for share in (100, 90, 80, 60)}
-    result |= {"sure": sure.mean(), "sure and wrong": (sure & ~right).mean()}
-    result["no digit: not sure"] = np.mean([bool(reason) for _, reason in classify(model, metadata, no_digit_x)])
+    answers = classify(model, metadata, other_x[:, None])
+    probabilities, _, distances = map(np.array, zip(*answers))
+    found = certainty(probabilities, other_y, distances, metadata.not_sure_below, metadata.ood_threshold)
+    result |= {f"coverage {row['percent']}": 1 - row["wrong"] / row["answers"] for row in found["coverage"]}
+    result |= {"sure": found["sure"]["answers"] / len(other_y), "sure and wrong": found["sure"]["wrong"] / len(other_y)}
+    answers = classify(model, metadata, no_digit_x[:, None])
+    result["no digit: not sure"] = np.mean([bool(answer.reason) for answer in answers])
+    result |= whole_photographs(model, metadata, pathlib.Path(other, "frames"))
     return {name: float(value) for name, value in result.items()}
+
+
+def whole_photographs(model, metadata, folder):
+    """Count the answers for photographs whose names begin with a digit, 3_2.jpg, by what looks for the hand in them."""
+    from datasets.images import read_photo
+    from support.prediction.answers import classify
+    from support.prediction.detection import alone, find_hand
+    from support.prediction.search import searcher
+
+    search = searcher(model, metadata.feature_bank, metadata.ood_threshold, find_hand)
+    finders = {"color": alone(find_hand), "search": search}
+    paths, result = sorted(folder.glob("[0-9]*.jpg")), {}
+    for finder, find in finders.items() if paths else ():
+        photos = [read_photo(path, model.input_shape[1], "auto", find) for path in paths]
+        answers = classify(model, metadata, [photo.views for photo in photos])
+        right = [
+            metadata.classes[answer.probabilities.argmax()] == path.name[0] for answer, path in zip(answers, paths)
+        ]
+        sure = [not answer.reason for answer in answers]
+        result |= {
+            f"{finder}: right and sure": np.sum(np.logical_and(sure, right)),
+            f"{finder}: not sure": len(paths) - np.sum(sure),
+            f"{finder}: wrong and sure": np.sum(np.logical_and(sure, np.logical_not(right))),
+        }
+    return result
+
+
+def smiles(seed, folder, model=""):
+    """Test happy_sequential.py on the test photographs in a folder; without a model, train it on the others."""
+    x, y, _ = load_h5(f"{folder}/test_happy.h5", "test")
+    model, _ = trained("happy_sequential", HAPPY, seed, folder, model)
+    return {"accuracy": float(((model.predict(x, verbose=0)[:, 0] > 0.5) == y).mean())}
 
 
 def summary(seconds, building=0.0):
@@ -131,7 +174,7 @@ def time_steps(model, seed, build=True):
     """Train on random images; `build`: create all variables before the first step, and count that as part of it."""
     import keras
 
-    from support.run import build_variables
+    from support.training.run import build_variables
 
     x, y = random_images(STEPS * BATCH, seed)
     times = []
@@ -141,21 +184,38 @@ def time_steps(model, seed, build=True):
     return summary(np.diff(times)[::2], building)
 
 
+def steps(seed, script, onednn):
+    """Time training steps and predictions of a script's network, with TF_ENABLE_ONEDNN_OPTS "1" or "0"."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = onednn
+    start_keras(seed)
+    import keras
+
+    from support.training.fast_layers import accelerate
+
+    model = importlib.import_module(script).build_model(6)
+    model.compile(keras.optimizers.Adam(1e-3), loss="categorical_crossentropy", metrics=["accuracy"])
+    accelerate(model)
+    result = time_steps(model, seed)
+    x, _ = random_images(64, seed)
+    model.predict_on_batch(x)
+    result["predictions_per_second"] = 64 / min(elapsed(lambda: model.predict_on_batch(x)) for _ in range(8))
+    return result
+
+
 def resnet(seed, setup):
     """Time the training steps of ResNet50; `setup`: "script", as in signs_resnet50.py, or Keras's "defaults"."""
     if setup == "script":
-        start_keras(seed, rewrite_graph=False)
+        start_keras(seed)
     import keras
 
     import resnet_utils
-    from support.fused_adam import Adam
+    from support.training.fast_layers import accelerate
 
-    if setup == "defaults":
-        Adam, resnet_utils.BatchNormalization = keras.optimizers.Adam, keras.layers.BatchNormalization
-        resnet_utils.Conv2D = keras.layers.Conv2D
     model = resnet_utils.ResNet50()
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 900, warmup_steps=100, warmup_target=1e-3)
-    model.compile(Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(schedule), loss="categorical_crossentropy", metrics=["accuracy"])
+    if setup == "script":
+        accelerate(model)
     return time_steps(model, seed, build=setup == "script")
 
 
@@ -221,8 +281,7 @@ def pipeline(seed):
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     training = time_steps(model, seed)["images_per_second"]
     x, y = random_images(2048, seed)
-    stage = Stage("strong augmentation", 1, x, y, signs_functional.strong_augmentation)
-    batches = Curriculum([stage], 1, BATCH, seed, len(x)).dataset()
+    batches = Batches([(1, (x, y), signs_functional.strong_augmentation)], 1, BATCH, seed, len(x)).dataset()
     list(batches.take(8))  # the first batches are slower
     return {"pipeline": len(x) / elapsed(lambda: sum(1 for _ in batches)), "training": training}
 
