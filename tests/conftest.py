@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import random
+import signal
 import subprocess
 import sys
 
@@ -16,6 +18,11 @@ REAL = {"happy": SHARED / "smile_faces", "signs": SHARED / "signs_photos"}
 
 sys.path.insert(0, str(ROOT))
 os.environ["MPLBACKEND"] = "agg"  # no windows, on machines with a display either
+os.environ["KERAS_HOME"] = os.devnull  # no keras.json of the user
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the scripts set it; importing JAX sets another for every later process
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_script(script, *arguments, cwd=None):
@@ -42,31 +49,64 @@ def random_weights(layer, rng):
     ]
 
 
+def tiny_dataset():
+    """Return a `Dataset` of 39 random images of three classes."""
+    from datasets import SIGNS
+    from datasets.loading import Dataset, Source
+
+    images = np.random.default_rng(0).integers(0, 256, (39, 64, 64, 3), np.uint8)
+    labels = np.arange(39) % 3
+    source = Source("real", pathlib.Path("train_tiny.h5"), pathlib.Path("test_tiny.h5"))
+    hashes = {"train_tiny.h5": "12ab", "test_tiny.h5": "34cd"}
+    return Dataset(SIGNS, images[:30], labels[:30], images[30:], labels[30:], ("0", "1", "2"), source, hashes)
+
+
+def tiny_results(outputs, y, loss=0.5):
+    """Return the `Results` of a network's outputs for images of three classes."""
+    import cnn_utils as utils
+
+    return utils.measure(np.asarray(outputs), np.asarray(y), ("0", "1", "2"), loss)
+
+
 def open_tiny_run(folder, *options):
     """Return the `Run` of a script called "tiny" with these options, on 30 images of three classes."""
     import cnn_utils as utils
+    from datasets import SIGNS
     from support import cli
 
     parser = cli.ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01)
+    parser.set_defaults(script="tiny", task=SIGNS, network="tiny", own_options=[], device="CPU")
     args = parser.parse_args(["--output-dir", str(folder), *map(str, options)])
-    # Settled by `cli.start_keras` in a script.
+    # Settled by `cli.start_script` in a script.
+    parser.settle_defaults(args, synthetic=False)
     args.deterministic, args.mixed_precision = bool(args.deterministic), bool(args.mixed_precision)
-    images = np.random.default_rng(0).integers(0, 256, (39, 64, 64, 3), np.uint8)
-    labels = np.arange(39) % 3
-    source = utils.Source("real", pathlib.Path("train_tiny.h5"), pathlib.Path("test_tiny.h5"))
-    hashes = {"train_tiny.h5": "12ab", "test_tiny.h5": "34cd"}
-    data = utils.Dataset(images[:30], labels[:30], images[30:], labels[30:], ("0", "1", "2"), source, hashes)
-    return utils.Run("tiny", args, data, "CPU")
+    return utils.Run(args, tiny_dataset())
 
 
-def tiny_run(folder, *options, first_phase=0, stop=None):
-    """Train, evaluate and save a tiny network; return its run, the model and the exit code.
+def tiny_network():
+    """Return an untrained network with a hidden layer, dropout and three classes."""
+    import keras
 
-    `first_phase`: the number of epochs that train only the last layer, as with --weights.
+    layers = keras.layers
+    network = [layers.Input((64, 64, 3)), layers.Rescaling(1 / 255), layers.AveragePooling2D(8), layers.Flatten()]
+    network += [layers.Dense(8, activation="relu", name="hidden"), layers.Dropout(0.5)]
+    return keras.Sequential([*network, layers.Dense(3, activation="softmax")], name="tiny")
+
+
+def unchanged(images, seed):
+    """An augmentation that changes nothing."""
+    import tensorflow as tf
+
+    return tf.cast(images, "float32")
+
+
+def tiny_run(folder, *options, head_epochs=0, stop=None):
+    """Train, evaluate and save a tiny network, as the scripts do; return its run, the model and the exit code.
+
+    `head_epochs`: the number of epochs that train only the last layer, as with --weights.
     `stop`: a number of epochs and the exception that ends the training after them.
     """
     import keras
-    import tensorflow as tf
 
     import cnn_utils as utils
 
@@ -75,33 +115,41 @@ def tiny_run(folder, *options, first_phase=0, stop=None):
     keras.utils.set_random_seed(args.seed)
     train_x, train_y, validation_x, validation_y = utils.split_validation(data.train_x, data.train_y, args.seed)
     train_y, validation_y, test_y = (utils.one_hot(y, 3) for y in (train_y, validation_y, data.test_y))
-    layers = keras.layers
-    hidden = layers.Dense(8, activation="relu")
-    network = [layers.AveragePooling2D(8), layers.Flatten(), hidden, layers.Dropout(0.5)]
-    network = [layers.Input((64, 64, 3)), layers.Rescaling(1 / 255), *network, layers.Dense(3, activation="softmax")]
-    model = keras.Sequential(network, name="tiny")
-    if stop:
-        fit, (stop_epoch, error) = model.fit, stop
-
-        def stopped_fit(*arguments, **options):
-            fit(*arguments, **{**options, "epochs": min(options["epochs"], stop_epoch)})
-            if options["epochs"] >= stop_epoch:
-                raise error
-
-        model.fit = stopped_fit
-
-    def augment(images, seed):
-        return tf.cast(images, "float32")
-
-    stages = [utils.Stage(name, share, train_x, train_y, augment) for name, share in (("first", 1), ("second", 2))]
-    for epochs in [first_phase] * bool(first_phase) + [args.epochs - first_phase]:
-        curriculum = utils.Curriculum(stages, epochs, args.batch_size, args.seed, len(train_x))
-        hidden.trainable = run.epochs >= first_phase
+    model = tiny_network()
+    schedule = [(1, (train_x, train_y), unchanged), (2, (train_x, train_y), unchanged)]
+    for first, last in ([(0, head_epochs)] if head_epochs else []) + [(head_epochs, args.epochs)]:
+        batches = utils.Batches(schedule, last - first, args.batch_size, args.seed, len(train_x), first_epoch=first)
+        model.get_layer("hidden").trainable = first >= head_epochs
         model.compile(keras.optimizers.Adam(args.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-        run.fit(model, curriculum, utils.evaluation_dataset(validation_x, validation_y))
-    model = run.save_model(model, train_x, validation_x, validation_y)
-    results = utils.evaluate(model, data.test_x, test_y, data.class_names)
-    return run, model, run.finish(model, results, train_x, synthetic=5)
+        with run.training(model, batches):
+            model.fit(
+                batches.dataset(run.epochs_done),
+                validation_data=utils.evaluation_batches(validation_x, validation_y),
+                initial_epoch=run.epochs_done,
+                epochs=min(last, stop[0]) if stop else last,
+                steps_per_epoch=batches.steps_per_epoch,
+                callbacks=run.callbacks,
+                shuffle=False,
+            )
+            if stop and last >= stop[0]:
+                raise stop[1]
+    model = run.finish_training(model)
+    temperature = utils.calibrate(model, validation_x, validation_y)
+    run.save_model(model, temperature, train_x, validation_x)
+    test_batches = utils.evaluation_batches(data.test_x, test_y)
+    loss, _ = model.evaluate(test_batches, verbose=0)
+    results = utils.measure(model.predict(test_batches, verbose=0), test_y, data.class_names, loss)
+    utils.plot_examples(data.train_x, data.train_y, data.class_names, run.folder / "examples.png", data.kind)
+    utils.plot_confusion_matrix(results, data.class_names, run.folder / "confusion_matrix.png", data.kind)
+    run.save_results(model, results, train_x, temperature=temperature, synthetic=5)
+    return run, model, run.say_what_next()
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers():
+    """Let every test draw the same random numbers in every run; Keras takes its own seeds from Python's."""
+    random.seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from support.augmentation import color_jitter, random_affine, replace_background, upsample
+from support.training.augmentation import color_jitter, random_affine, replace_background, upsample
 
 SEED = tf.constant([3, 4], tf.int64)
 EVERYTHING = {
-    replace_background: dict(share=0.5),
+    replace_background: dict(fraction=0.5),
     random_affine: dict(flip=True, rotation=20, shift=0.1, zoom=0.2),
     color_jitter: dict(color=0.2, gray=0.2, tone=0.5, contrast=0.3, brightness=0.1, shadow=0.4),
 }
@@ -35,15 +35,15 @@ def test_the_seed_alone_decides(function, images):
 
 @pytest.mark.parametrize("function", EVERYTHING, ids=lambda function: function.__name__)
 def test_without_options_nothing_changes(function, images):
-    none = {"share": 0.0} if function is replace_background else {}
+    none = {"fraction": 0.0} if function is replace_background else {}
     np.testing.assert_allclose(function(images, SEED, **none).numpy(), images, atol=0.05)
 
 
 def test_the_background_is_replaced_and_the_hand_kept():
-    # A skin-coloured "arm" from below, in front of a grey wall that is darker on one side.
+    # A skin-colored "arm" from below, in front of a gray wall that is darker on one side.
     images = np.zeros((40, 64, 64, 3), np.float32) + np.linspace(120, 220, 64)[None, None, :, None]
     images[:, 24:, 20:44] = (190, 130, 100)
-    changed = np.abs(replace_background(images, SEED, share=0.5).numpy() - images).max(axis=-1)
+    changed = np.abs(replace_background(images, SEED, fraction=0.5).numpy() - images).max(axis=-1)
     arm, wall = changed[:, 28:, 24:40], changed[:, :20]
     assert (wall.mean(axis=(1, 2)) > 5).sum() == 20
     assert arm.max() < 1
@@ -62,24 +62,24 @@ def test_flip_mirrors_about_half(images):
 
 
 def test_shift_and_rotation_stay_within_their_limits():
-    # One bright dot, 20 pixels right of the centre.
+    # One bright dot, 20 pixels to the right of the center.
     dot = np.zeros((200, 65, 65, 3), np.float32)
     dot[:, 32, 52] = 255
     shifted = random_affine(dot, SEED, shift=0.1).numpy()[..., 0]
     turned = random_affine(dot, SEED, rotation=20).numpy()[..., 0]
     rows, columns = np.mgrid[:65, :65]
 
-    def centre(image):
+    def center(image):
         return np.array([(rows * image).sum(), (columns * image).sum()]) / image.sum()
 
-    off = np.array([centre(image) for image in shifted]) - (32, 52)
+    off = np.array([center(image) for image in shifted]) - (32, 52)
     assert 5 < np.abs(off).max() <= 6.6
-    offsets = np.array([centre(image) for image in turned]) - 32
+    offsets = np.array([center(image) for image in turned]) - 32
     angles = np.degrees(np.arctan2(offsets[:, 0], offsets[:, 1]))
     assert 18 < np.abs(angles).max() < 21 and angles.min() < -10 and angles.max() > 10
 
 
-def test_gray_removes_all_colour(images):
+def test_gray_removes_all_color(images):
     gray = color_jitter(images, SEED, gray=1.0).numpy()
     assert np.ptp(gray, axis=-1).max() < 0.01
     assert np.ptp(images, axis=-1).max() > 50

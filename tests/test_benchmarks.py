@@ -6,9 +6,16 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_detection import on_a_wall
 
 from benchmarks.__main__ import row
+from benchmarks.cases import whole_photographs
 from benchmarks.stress import hand_mask, stress_sets
+from datasets import SIGNS
+from datasets.hdf5 import load_h5
+from datasets.synthetic import render_dataset
+from support.prediction.numpy_inference import Network
+from support.prediction.trained_model import load_trained_model
 
 
 def test_a_row_holds_the_median_and_the_range():
@@ -18,7 +25,7 @@ def test_a_row_holds_the_median_and_the_range():
 
 @pytest.fixture
 def hands():
-    """Skin-coloured arms in front of a grey wall, uint8 (8, 64, 64, 3)."""
+    """Skin-colored arms in front of a gray wall, uint8 (8, 64, 64, 3)."""
     x = np.full((8, 64, 64, 3), 190, np.uint8)
     x[:, 24:, 20:44] = (190, 130, 100)
     return x
@@ -32,14 +39,42 @@ def test_hand_mask_separates_hand_and_wall(hands):
 def test_stress_sets_change_what_they_name_and_are_reproducible(hands):
     sets = stress_sets(hands)
     change = {name: np.abs(x.astype(int) - hands).mean(axis=(0, 3)) for name, x in sets.items()}
-    assert change["walls"][:20].mean() > 10 and change["walls"][30:, 26:38].mean() < 2
+    assert change["background"][:20].mean() > 10 and change["background"][30:, 26:38].mean() < 2
     assert change["skin"][:20].mean() < 1 and change["skin"][30:, 26:38].mean() > 10
-    assert change["light"].mean() > 10
+    assert change["lighting"].mean() > 10
     for name, x in stress_sets(hands).items():
         np.testing.assert_array_equal(x, sets[name])
+
+
+def test_answers_for_whole_photographs_are_counted_by_finder(tmp_path):
+    network, metadata = load_trained_model("nowhere", "signs_functional", SIGNS, load=Network, weights="synthetic")
+    images, labels = (part[:6] for part in load_h5(render_dataset("signs_wide")[1], "test")[:2])
+    for number, (image, label) in enumerate(zip(images, labels)):
+        photo = on_a_wall(image, 50 * number, 80, 300)
+        photo.convert("L").save(tmp_path / f"{label}_{number}.jpg", quality=95)
+    counts = whole_photographs(network, metadata, tmp_path)
+    by_finder = {finder: [count for name, count in counts.items() if finder in name] for finder in ("color", "search")}
+    assert [sum(count) for count in by_finder.values()] == [6, 6]
+    assert counts["search: right and sure"] > counts["color: right and sure"]
+    assert whole_photographs(network, metadata, tmp_path / "nowhere") == {}
+
+
+def test_strangers_needs_strangers(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--data-dir", str(tmp_path), "strangers"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "strangers needs --other-dir or --smiles-dir" in process.stderr
 
 
 def test_an_unknown_part_is_named(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--data-dir", str(tmp_path), "speed"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 2 and "Received: speed" in process.stderr
+    assert process.returncode == 2 and "PART must be any of first, onednn, signs, " in process.stderr
+    assert process.stderr.endswith("(got 'speed')\n")
+
+
+def test_the_fuzzer_names_its_readers_and_their_inputs():
+    command = [sys.executable, "-m", "benchmarks.fuzz"]
+    printed = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "50,000 for h5" in " ".join(printed.split()) and "{" not in printed
+    process = subprocess.run([*command, "movies"], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "READER must be any of h5, image, folder (got 'movies')" in process.stderr

@@ -9,10 +9,10 @@ import pytest
 from conftest import run_code
 from PIL import Image
 
+from basics.errors import InputError
 from datasets import cache, folders
 from datasets.images import read_image
 from support import seeds
-from support.errors import InputError
 
 
 @pytest.fixture
@@ -169,13 +169,14 @@ def test_ctrl_c_leaves_nothing(mine, tmp_path, monkeypatch):
 def test_without_room_or_permission_the_run_goes_on_without_a_cache(mine, tmp_path, decoded, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     assert_same(load(mine, tmp_path / "file" / "cache"), expected(mine))
-    assert capsys.readouterr().out.count("they cannot be kept") == 1
+    assert capsys.readouterr().out.count("Images are not cached, so every epoch decodes them again") == 1
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: argparse.Namespace(free=1_000_000))
     (mine / "blue" / "03.png").write_text("not an image")
     decoded.clear()
     assert len(load(mine, tmp_path / "cache")) == 23
-    said = capsys.readouterr()
-    assert "cannot be kept" in said.out and "No space left on device" in said.out and "03.png" in said.err
+    printed = capsys.readouterr()
+    assert "cannot be saved: No space left on device. Choose another folder with --cache-dir" in printed.out
+    assert "03.png" in printed.err
     assert len(decoded) == 24 + 23 and list((tmp_path / "cache").iterdir()) == []
 
 

@@ -6,18 +6,15 @@ import pytest
 
 import happy_sequential
 import signs_functional
-from support.calibration import (
+from support.evaluation.calibration import (
     calibrate,
     calibration_error,
-    class_labels,
-    class_probabilities,
-    features,
     fit_temperature,
-    logits,
+    may_be_chance,
     reliability,
-    softmax,
     undo_temperature,
 )
+from support.evaluation.outputs import class_labels, class_probabilities, features, logits, softmax
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +68,14 @@ def test_the_calibration_error_agrees_with_a_count_by_hand():
     counts, confidence, accuracy = reliability(probabilities, labels)
     assert counts.tolist() == [0] * 6 + [2, 0, 0, 2]
     assert confidence[9] == pytest.approx(0.94) and accuracy[9] == 0.5 and accuracy[6] == 1 and np.isnan(confidence[0])
+
+
+def test_a_difference_between_calibration_errors_is_chance_for_few_images_only():
+    scores, labels = miscalibrated(1.5)
+    overconfident, calibrated = softmax(scores), softmax(scores / 1.5)
+    assert may_be_chance(overconfident[:40], calibrated[:40], labels[:40])
+    assert not may_be_chance(overconfident, calibrated, labels)
+    assert may_be_chance(calibrated, calibrated, labels)
 
 
 def test_the_temperature_becomes_part_of_the_model(model, images):

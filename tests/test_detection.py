@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from basics.errors import InputError
 from datasets.images import read_photo
 from datasets.synthetic import render_images
-from support import detection
-from support.detection import find_face, find_hand, finder
-from support.errors import InputError
+from support.prediction import detection
+from support.prediction.detection import face_finder, find_face, find_hand
 
 needs_opencv = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="OpenCV is not installed")
 
@@ -24,15 +24,25 @@ def intersection_over_union(one, other):
 
 
 def on_a_wall(image, left, top, side, size=(640, 480)):
-    """Return a photograph with a SYNTHETIC image at a place, in front of a wall of the colour of its upper edge."""
+    """Return a photograph with a SYNTHETIC image at a place, in front of a wall of the color of its upper edge."""
     photo = Image.new("RGB", size, tuple(map(int, np.median(image[0], axis=0))))
     photo.paste(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), (left, top))
     return photo
 
 
+def squares(find):
+    """Return a function for `read_photo` that finds the square of `find` or none."""
+
+    def found(image, least):
+        square = find(image)
+        return [] if square is None else [square]
+
+    return found
+
+
 def crops(paths_and_boxes, find):
     """Return how well each crop agrees with the place where the image was put, 0 if nothing was found."""
-    photos = [(read_photo(path, 64, "auto", find), box) for path, box in paths_and_boxes]
+    photos = [(read_photo(path, 64, "auto", squares(find)), box) for path, box in paths_and_boxes]
     return [intersection_over_union(photo.box, box) if photo.found else 0 for photo, box in photos]
 
 
@@ -78,7 +88,7 @@ def test_the_arm_is_left_out_from_whichever_side_it_comes(turn):
 def test_an_image_that_is_as_large_as_the_network_takes_stays_whole(tmp_path):
     for image in render_images("signs", 12, 302)[0]:
         Image.fromarray(image).save(tmp_path / "tight.png")
-        photo = read_photo(tmp_path / "tight.png", 64, "auto", find_hand)
+        photo = read_photo(tmp_path / "tight.png", 64, "auto", squares(find_hand))
         assert photo.found and photo.box == (0, 0, 64, 64)
         np.testing.assert_array_equal(photo.pixels, image)
 
@@ -88,7 +98,7 @@ def test_a_photograph_of_many_megapixels_is_cropped_in_its_own_pixels(tmp_path):
     small, large = tmp_path / "small.png", tmp_path / "large.jpg"
     Image.fromarray(image).save(small)
     Image.fromarray(image).resize((3200, 3200), Image.Resampling.BICUBIC).save(large)
-    one, other = (read_photo(path, 64, "auto", find_hand) for path in (small, large))
+    one, other = (read_photo(path, 64, "auto", squares(find_hand)) for path in (small, large))
     assert max(other.overview.shape) == 400 and other.scale == 1 / 8
     assert intersection_over_union(one.box, [edge / 8 for edge in other.box]) > 0.9
 
@@ -109,22 +119,22 @@ def red_wall():
         np.zeros((1, 1, 3), np.uint8),
         np.uint8([[[255, 0, 0], [0, 0, 255]]]),
     ],
-    ids=["a wall", "a noisy wall", "a grey hand", "a wall redder than skin", "one pixel", "two pixels"],
+    ids=["a wall", "a noisy wall", "a gray hand", "a wall redder than skin", "one pixel", "two pixels"],
 )
 def test_nothing_is_found_where_skin_cannot_be_told_from_the_wall(image):
     assert find_hand(image) is None
 
 
-def test_without_a_subject_the_centre_is_used(tmp_path):
+def test_without_a_subject_the_center_is_used(tmp_path):
     Image.new("RGB", (300, 200), (90, 90, 90)).save(tmp_path / "wall.png")
-    photo = read_photo(tmp_path / "wall.png", 64, "auto", find_hand)
+    photo = read_photo(tmp_path / "wall.png", 64, "auto", squares(find_hand))
     assert not photo.found and photo.box == (50, 0, 250, 200)
 
 
 @needs_opencv
 def test_synthetic_faces_are_found_in_larger_photographs(tmp_path):
-    agreement = crops(photographs(tmp_path, "happy", 24, 303, bottom=False), finder("face"))
-    # The crop is tighter than the SYNTHETIC images are, so 0.6 is about the best. OpenCV has learnt from photographs,
+    agreement = crops(photographs(tmp_path, "happy", 24, 303, bottom=False), face_finder())
+    # The crop is tighter than the SYNTHETIC images are, so 0.6 is about the best. OpenCV has learned from photographs,
     # and does not take every drawn face for one.
     assert np.mean(np.array(agreement) > 0.35) > 0.6
 
@@ -136,12 +146,11 @@ def test_no_face_is_found_in_a_wall():
 
 def test_a_missing_package_for_faces_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match='Finding faces needs .* cv2: pip install "opencv-python-headless>=4.14,<5"'):
-        finder("face")
-    assert finder("hand") is find_hand
+    with pytest.raises(InputError, match='Finding faces needs cv2: pip install "opencv-python-headless>=4.14,<5"'):
+        face_finder()
 
 
 def test_an_opencv_without_detectors_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", types.SimpleNamespace(__version__="5.0.1"))
-    with pytest.raises(InputError, match=r'pip install "opencv-python-headless.*<5".*Received: OpenCV 5\.0\.1'):
+    with pytest.raises(InputError, match=r'OpenCV 5\.0\.1 comes without .*pip install "opencv-python-headless<5"'):
         detection._cascades.__wrapped__()

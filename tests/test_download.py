@@ -23,14 +23,14 @@ NAME = "train_signs.h5"
 # Several chunks, which begin like an HDF5 file.
 GOOD = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 1100
 SHA256 = hashlib.sha256(GOOD).hexdigest()
-DAMAGED = "expected 281,608 bytes. Received: a damaged or truncated HDF5 file, of the wrong size"
+DAMAGED = "the file must have 281,608 bytes (got a damaged or truncated HDF5 file, wrong size"
 WRONG = GOOD[:-1] + b"?"
 PAGE = b"<!DOCTYPE html>\n<html><body>Please log in.</body></html>"
 FILES = ["train_happy.h5", "test_happy.h5", "train_signs.h5", "test_signs.h5"]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 PATHS = [f"/{owner}/name/{COMMIT}/{name}" for name in FILES for owner in ("first", "second")]
-HEADER = "file\tbytes\tsha256\tgit_blob_sha1\tgithub_repository\tcommit\tpath"
-ROW = dict(zip(HEADER.split("\t"), (NAME, str(len(GOOD)), SHA256, COMMIT, "first/name", COMMIT, NAME)))
+HEADER = "file\tbytes\tsha256\tgithub_repository\tcommit\tpath"
+ROW = dict(zip(HEADER.split("\t"), (NAME, str(len(GOOD)), SHA256, "first/name", COMMIT, NAME)))
 # Seconds: long enough for a local connection on a busy machine, and more than any step takes unless something hangs.
 SHORT, HANGS = 0.5, 10
 
@@ -190,22 +190,22 @@ def test_mirrors_are_tried_in_order(server, folder, capsys):
 @pytest.mark.parametrize("answer, why", [
     (send(WRONG), f"hash of downloaded file ({NAME}) does not match the known hash: expected {SHA256}"),
     (send(GOOD[:140_000], length=len(GOOD)), "IncompleteRead(140000 bytes read, 141608 more expected)"),
-    (send(GOOD[:140_000], length=None), f"{DAMAGED} (140,000 bytes)"),
+    (send(GOOD[:140_000], length=None), f"{DAMAGED}, 140,000 bytes)"),
     (send_half_then_stall, "timed out"),
-    (send_endless, "expected 281,608 bytes. Received: "),
-    (send(GOOD + b"?"), f"{DAMAGED} (281,609 bytes)"),
-    (send(PAGE), "Received: a web page (56 bytes)"),
-    (send(b"\n\n  <html>"), "Received: a web page (10 bytes)"),
-    (send(b"version https://git-lfs.github.com/spec/v1\n"), "Received: a Git LFS pointer, not the file itself (43 "),
-    (send(b"CNN/data.h5"), "Received: not an HDF5 file: it begins with b'CNN/data.h5' (11 bytes)"),
-    (send(b""), "Received: an empty file (0 bytes)"),
+    (send_endless, "the file must have 281,608 bytes (got "),
+    (send(GOOD + b"?"), f"{DAMAGED}, 281,609 bytes)"),
+    (send(PAGE), "(got a web page, 56 bytes)"),
+    (send(b"\n\n  <html>"), "(got a web page, 10 bytes)"),
+    (send(b"version https://git-lfs.github.com/spec/v1\n"), "(got a Git LFS pointer, not the file itself, 43 "),
+    (send(b"CNN/data.h5"), "(got not an HDF5 file: it begins with b'CNN/data.h5', 11 bytes)"),
+    (send(b""), "(got an empty file, 0 bytes)"),
     (send(PAGE, status=404), "404 Client Error: Not Found\n"),
     (send(PAGE, status=599), "599 Server Error: "),
-    (redirect("http://localhost/0"), "redirect refused because it does not lead to HTTPS: http://localhost/0\n"),
-    (redirect("HTTP://localhost/0"), "redirect refused"),
-    (redirect(" http://localhost/0"), "redirect refused"),
-    (redirect("ftp://localhost/0"), "redirect refused"),
-    (redirect("file:///etc/hostname"), "redirect refused"),
+    (redirect("http://localhost/0"), "refused a redirect that does not lead to HTTPS: http://localhost/0\n"),
+    (redirect("HTTP://localhost/0"), "refused a redirect"),
+    (redirect(" http://localhost/0"), "refused a redirect"),
+    (redirect("ftp://localhost/0"), "refused a redirect"),
+    (redirect("file:///etc/hostname"), "refused a redirect"),
     (redirect("https://[broken/0"), "Invalid IPv6 URL\n"),
     (redirect("/0"), "Exceeded 30 redirects"),
 ])  # fmt: skip
@@ -244,18 +244,28 @@ def test_certificates_are_verified(server, folder, monkeypatch, capsys):
     assert server.asked == [] and names(folder) == ["notes.txt"]
 
 
+def test_certificates_that_are_not_there_are_not_blamed_on_the_folder(server, command, monkeypatch, capsys):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    assert command(server.url) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: The photographs cannot be downloaded: ") and "invalid path: /nowhere. " in error
+    assert error.endswith("Unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, or let them name a file of certificates\n")
+
+
 # The command in a process of its own. A shell that starts the tests in the background lets its children ignore Ctrl-C.
 COMMAND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from basics.errors import run_main
 from datasets import download
 download.SOURCES, download.GITHUB, folder = sys.argv[1:]
-sys.exit(download.main(["signs", "--data-dir", folder]))
+run_main(download.main, ["signs", "--data-dir", folder])
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process there")
-def test_ctrl_c(server, folder, table):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c(server, folder, table, number):
     server.answers = dict.fromkeys(PATHS, send_half_then_stall)
     arguments = [sys.executable, "-c", COMMAND, table, server.url, folder]
     with subprocess.Popen(arguments, cwd=ROOT, text=True, stderr=subprocess.PIPE) as process:
@@ -264,12 +274,12 @@ def test_ctrl_c(server, folder, table):
             while not any(path.stat().st_size for path in folder.glob("tmp*")) and time.monotonic() < end:
                 time.sleep(0.01)
             assert len(names(folder)) == 2 and NAME not in names(folder)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, errors = process.communicate(timeout=HANGS)
         finally:
             process.kill()
-    assert process.returncode == 130 and names(folder) == ["notes.txt"]
-    assert errors == f"Interrupted: no unfinished file is left in {folder}.\n"
+    assert process.returncode == 128 + number and names(folder) == ["notes.txt"]
+    assert errors == f"Interrupted. No unfinished file is left in {folder}\n"
 
 
 def test_full_disk_is_not_blamed_on_the_mirror(server, folder, command, monkeypatch, capsys):
@@ -278,13 +288,15 @@ def test_full_disk_is_not_blamed_on_the_mirror(server, folder, command, monkeypa
 
     monkeypatch.setattr("tqdm.tqdm.update", update)
     assert command(server.url) == 1
-    assert re.fullmatch("Not saved: .*Received: .*No space left on device\n", capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert re.fullmatch("error: The photographs cannot be saved: .*No space left on device. Choose .*\n", error)
     assert server.asked == PATHS[:1] and names(folder) == ["notes.txt"]
 
 
 def test_file_instead_of_a_folder(folder, capsys):
     assert download.main(["--data-dir", str(folder / "notes.txt")]) == 1
-    assert re.fullmatch(r"Not saved: .*Received: .*notes\.txt.*\n", capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: The photographs cannot be saved: .*notes\.txt.*--data-dir\n", error)
 
 
 @pytest.mark.parametrize("chosen, count", [([], 4), (["happy"], 2), (["signs"], 2)])
@@ -294,10 +306,10 @@ def test_sets(server, folder, command, capsys, chosen, count):
     assert names(folder) == sorted(["notes.txt", *files])
     assert server.asked == [path for path in PATHS[::2] if path.endswith(tuple(files))]  # the first mirror of each
     output, errors = capsys.readouterr()
-    assert errors == "" and output.count("downloading") == output.count("there, SHA-256 as expected") == count
+    assert errors == "" and output.count("downloading") == output.count("there, with the right SHA-256") == count
     times = [path.stat().st_mtime_ns for path in folder.iterdir()]
     assert command(server.url, *chosen) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{name}: there, SHA-256 as expected." for name in files]
+    assert capsys.readouterr().out.splitlines() == [f"{name}: there, with the right SHA-256" for name in files]
     assert len(server.asked) == count and times == [path.stat().st_mtime_ns for path in folder.iterdir()]
 
 
@@ -323,7 +335,7 @@ def test_offline(folder, command, table, monkeypatch, capsys, error):
     assert f"put them into {folder}:" in errors and str(table) in errors
     for name, path in zip(FILES, PATHS[::2]):
         assert (f"  {name:14}  {url}{path}" in lines) == (name != "test_happy.h5")
-    assert lines[-1] == "Received: 1 of 4 files." and names(folder) == ["notes.txt", "test_happy.h5"]
+    assert lines[-1] == "1 of 4 files are there." and names(folder) == ["notes.txt", "test_happy.h5"]
 
 
 def test_failed_file_does_not_stop_the_others(server, folder, command, capsys):
@@ -332,7 +344,7 @@ def test_failed_file_does_not_stop_the_others(server, folder, command, capsys):
     assert names(folder) == ["notes.txt", "test_happy.h5"]
     errors = capsys.readouterr().err
     assert errors.count("404 Client Error") == 2 and f"  train_happy.h5  {server.url}{PATHS[0]}\n" in errors
-    assert "offline" not in errors and errors.endswith("Received: 1 of 2 files.\n")
+    assert "offline" not in errors and errors.endswith("1 of 2 files are there.\n")
 
 
 @pytest.mark.parametrize("body, kind", [(WRONG, "HDF5 file"), (PAGE, "a web page"), (b"", "an empty file")])
@@ -342,9 +354,9 @@ def test_another_file_is_not_overwritten(server, folder, command, capsys, body, 
     assert command(server.url, "happy") == 1
     assert path.read_bytes() == body and (folder / "test_happy.h5").read_bytes() == GOOD
     (error,) = capsys.readouterr().err.splitlines()
-    assert f"is not overwritten. Expected 281,608 bytes with SHA-256 {SHA256}; move {path} away" in error
-    assert kind in error
-    assert error.endswith(f"({len(body):,} bytes) with SHA-256 {hashlib.sha256(body).hexdigest()}")
+    assert error.startswith(f"error: {path} is not the file of photographs, and is not overwritten (got ")
+    assert kind in error and f"{len(body):,} bytes, SHA-256 {hashlib.sha256(body).hexdigest()})" in error
+    assert error.endswith("Move it or delete it, then run this command again")
 
 
 @pytest.mark.parametrize("arguments", [
@@ -392,13 +404,13 @@ def test_the_table():
 def test_malformed_row_is_refused(table, column, value):
     row = "\t".join((ROW | {column: value}).values())
     table.write_text(f"{HEADER}\n{row}\n")
-    with pytest.raises(ValueError, match=f"{re.escape(str(table))}, line 2: .*{column}") as caught:
+    with pytest.raises(ValueError, match=f"{re.escape(str(table))}, line 2 must hold .*{column}") as caught:
         download.read_sources(table)
-    assert str(caught.value).endswith(f"Received: {row!r}")
+    assert str(caught.value).endswith(f"(got {row!r})")
 
 
 @pytest.mark.parametrize("column, value", [("bytes", "2"), ("sha256", "1" * 64)])
 def test_mirrors_that_disagree_are_refused(table, column, value):
     table.write_text("\n".join([HEADER, "\t".join(ROW.values()), "\t".join((ROW | {column: value}).values())]))
-    with pytest.raises(ValueError, match=f"line 3: expected bytes and sha256 as before. Received: .*{value}"):
+    with pytest.raises(ValueError, match=f"line 3: {NAME} has another size or SHA-256 above .got .*{value}"):
         download.read_sources(table)

@@ -6,7 +6,7 @@ import pytest
 
 import happy_sequential
 import signs_functional
-from support.explain import grad_cam, last_conv_layer, overlay_heatmap
+from support.prediction.explain import grad_cam, last_conv_layer, overlay_heatmap
 
 
 def test_the_evidence_for_a_class_is_found():
@@ -39,5 +39,5 @@ def test_grad_cam_works_on_each_network_as_it_was_saved(script, tmp_path, label)
 
 def test_a_network_without_feature_maps_is_refused():
     model = keras.Sequential([keras.layers.Input((48,)), keras.layers.Dense(2)], name="flat")
-    with pytest.raises(ValueError, match="Received: flat, which has none"):
+    with pytest.raises(ValueError, match="more than one position; flat has none"):
         last_conv_layer(model)

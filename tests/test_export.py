@@ -1,28 +1,27 @@
 """Export: every format is loaded again by its own runtime and compared."""
 
-import functools
 import importlib.util
 import json
 import os
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, random_weights
+from conftest import ROOT, random_weights, run_script
 
-import cnn_utils as utils
 import happy_sequential
 import resnet_utils
 import signs_functional
+from basics.errors import InputError
+from datasets import SIGNS
 from datasets.hdf5 import load_h5
+from datasets.loading import Dataset, Source
 from datasets.synthetic import render_dataset
-from support import export
-from support.calibration import class_probabilities
 from support.cli import ScriptParser
-from support.errors import InputError
-from support.export import FORMATS, INT8_FILE, TOLERANCE, export_model, load_litert
+from support.evaluation.outputs import class_probabilities
+from support.export import formats
+from support.export.formats import FORMATS, INT8_FILE, TOLERANCE, export_model, load_litert
 
 
 @pytest.fixture(params=[happy_sequential, signs_functional], ids=lambda script: script.__name__)
@@ -49,8 +48,8 @@ def int8_data(model, kind="synthetic"):
     """A data set of SYNTHETIC hands whose labels are the answers of the model."""
     x = load_h5(render_dataset("signs")[0], "train")[0][:120]
     y = class_probabilities(model.predict(x.astype(np.float32), verbose=0)).argmax(axis=1)
-    source = utils.Source(kind, ROOT / "train.h5", ROOT / "test.h5")
-    return utils.Dataset(x[:60], y[:60], x[60:], y[60:], tuple("012345"), source, {})
+    source = Source(kind, ROOT / "train.h5", ROOT / "test.h5")
+    return Dataset(SIGNS, x[:60], y[:60], x[60:], y[60:], SIGNS.class_names, source, {})
 
 
 def check_int8(model, tmp_path, capsys, least):
@@ -70,7 +69,7 @@ def check_int8(model, tmp_path, capsys, least):
     answers = class_probabilities(load_litert(tmp_path / INT8_FILE)(data.test_x.astype(np.float32))).argmax(axis=1)
     right = (answers == data.test_y).mean()
     assert right >= least
-    said = f"{right:.2%} of the 60 SYNTHETIC test images right, in float32 100.00%; {(answers != data.test_y).sum()} "
+    said = f"{right:.2%} of the 60 SYNTHETIC test images right, 100.00% in float32; {(answers != data.test_y).sum()} "
     assert said in capsys.readouterr().out
 
 
@@ -88,24 +87,30 @@ def test_the_8_bit_resnet50_answers_nearly_like_the_original(tmp_path, capsys):
 
 
 def test_the_data_of_the_run_are_found_again(tmp_path, capsys, write_h5):
-    parse = ScriptParser("", "script", epochs=1, batch_size=1, learning_rate=1).parse_args
-    args = parse(["--export", "litert", "--output-dir", str(tmp_path)])
-    classes = utils.SIGNS_CLASSES
-    find = functools.partial(export._load_data_of_run, load_data=utils.load_signs_dataset, class_names=classes)
-    assert find(args) is None and "model_int8.tflite needs images (--data-dir)" in capsys.readouterr().out
+    def find(*options, class_names=SIGNS.class_names):
+        parser = ScriptParser("", "script", epochs=1, batch_size=1, learning_rate=1)
+        parser.set_defaults(task=SIGNS)
+        args = parser.parse_args(["--export", "litert", "--output-dir", str(tmp_path), *map(str, options)])
+        return formats._load_data_of_run(args, class_names)
+
+    assert find() is None
+    said = capsys.readouterr().out
+    assert "Skipped model_int8.tflite" in said and "Name their folder with --data-dir" in said
     folder = tmp_path / "data"
     folder.mkdir()
     for part in ("train", "test"):
         write_h5(folder / f"{part}_signs.h5", part, y=np.arange(48) % 6, x=np.zeros((48, 64, 64, 3), np.uint8))
-    named = find(parse(["--export", "litert", "--output-dir", str(tmp_path), "--data-dir", str(folder)]))
-    assert len(named.test_x) == 48 and "These are not the files of the run" in capsys.readouterr().out
-    metrics = {"data_dir": str(folder), "data_files": named.hashes, "fold": None}
+    named = find("--data-dir", folder)
+    assert len(named.test_x) == 48 and "These are not the run's files" in capsys.readouterr().out
+    settings = {"data_files": named.hashes, "fold": None}
+    metrics = {"settings": settings, "training": {"data_dir": str(folder)}}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert len(find(args).train_x) == 48 and "not the files" not in capsys.readouterr().out
-    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "fold": "2/4"}))
-    assert [len(find(args).test_x), len(find(args).train_x)] == [12, 36]
-    assert find(args, class_names=("a", "b")) is None
-    assert "the model knows a, b. Received: 0, 1, 2, 3, 4, 5" in capsys.readouterr().out
+    assert len(find().train_x) == 48 and "not the run's files" not in capsys.readouterr().out
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "settings": {**settings, "fold": "2/4"}}))
+    assert [len(find().test_x), len(find().train_x)] == [12, 36]
+    assert find(class_names=("a", "b")) is None
+    said = capsys.readouterr().out
+    assert "The classes of these images are 0, 1, 2, 3, 4, 5. The model knows a, b" in said
 
 
 def test_other_predictions_are_refused_and_nothing_is_left(model, tmp_path, monkeypatch):
@@ -113,7 +118,7 @@ def test_other_predictions_are_refused_and_nothing_is_left(model, tmp_path, monk
     (tmp_path / "saved_model" / "earlier").write_text("an earlier export")
     outputs = model.output_shape[-1]
     monkeypatch.setattr(model, "predict_on_batch", lambda images: np.ones((len(images), outputs)))
-    with pytest.raises(InputError, match="must give the outputs of the original.*Received: a difference of"):
+    with pytest.raises(InputError, match="outputs of --export saved_model differ from the model's by .*not saved"):
         export_model(model, ["saved_model"], tmp_path)
     assert {path.name for path in tmp_path.rglob("*")} == {".lock", "saved_model", "earlier"}
 
@@ -128,16 +133,16 @@ def test_a_missing_package_is_named_before_anything_is_written(model, form, comm
     assert command in str(error.value) and not set(os.listdir(tmp_path)) - {".lock"}
 
 
-def test_the_command_exports_a_trained_model(tmp_path, capsys, monkeypatch):
+def test_the_command_exports_a_trained_model(tmp_path):
     signs_functional.build_model(2).save(tmp_path / "model.keras")
-    notes = {"classes": ["left", "right"], "data": "folder", "dry_run": False, "temperature": 1.0, "usual": 1.0}
+    metadata = {"classes": ["left", "right"], "data": "folder", "temperature": 1.0, "ood_threshold": 1.0}
     with zipfile.ZipFile(tmp_path / "model.keras", "a") as archive:
-        archive.writestr("notes.json", json.dumps(notes))
-        with archive.open("familiar.npy", "w") as file:
+        archive.writestr("run_metadata.json", json.dumps(metadata))
+        with archive.open("feature_bank.npy", "w") as file:
             np.save(file, np.zeros((1, 768), np.float16))
-    monkeypatch.setattr(sys, "argv", ["signs_functional.py", "--export", "saved_model", "--output-dir", str(tmp_path)])
-    assert signs_functional.main() == 0
-    assert "your own images of left, right" in capsys.readouterr().out
+    process = run_script("signs_functional", "--export", "saved_model", "--output-dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "your own images of left, right" in process.stdout
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 

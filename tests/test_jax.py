@@ -1,13 +1,15 @@
 """JAX in TensorFlow's place: the scripts train, predict and explain, and a saved model gives the same answers."""
 
+import csv
+import json
+
 import keras
 import numpy as np
 import pytest
 from conftest import run_code, run_script
-from test_scripts import read_metrics
 
 import signs_functional
-from support.explain import grad_cam
+from support.prediction.explain import grad_cam
 
 pytest.importorskip("jax")
 
@@ -18,25 +20,34 @@ def on_jax(monkeypatch):
     return monkeypatch
 
 
+def read_row(folder):
+    """Return the only row of the table that --predict has written."""
+    with open(folder / "predictions" / "predictions.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    return row
+
+
 @pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
 def test_a_script_trains_and_explains_on_jax_and_predicts_the_same_without_it(script, on_jax, tmp_path):
     process = run_script(script, "--dry-run", "--data", "synthetic", "--output-dir", tmp_path)
     assert process.returncode == 0 and "JAX" in process.stdout.splitlines()[0], process.stderr
-    metrics = read_metrics(tmp_path)
-    assert metrics["backend"] == "jax" and set(metrics["versions"]) >= {"jax", "keras"}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["settings"]["backend"] == "jax" and set(metrics["training"]["versions"]) >= {"jax", "keras"}
     # On a processor, JAX is slower in 16 bits.
-    assert metrics["mixed_precision"] is False and metrics["train_seconds"] > 0
+    assert metrics["settings"]["mixed_precision"] is False and metrics["training"]["seconds"] > 0
     image = tmp_path / "examples.png"
     explained = run_script(script, "--predict", image, "--explain", "--crop", "center", "--output-dir", tmp_path)
-    assert explained.returncode == 0 and "explanations.png" in explained.stdout, explained.stderr
-    table = (tmp_path / "predictions" / "predictions.csv").read_text().splitlines()[1].split(",")
+    assert explained.returncode == 0 and (tmp_path / "predictions" / "explanations.png").exists(), explained.stderr
+    row = read_row(tmp_path)
     on_jax.delenv("KERAS_BACKEND")
     again = run_script(script, "--predict", image, "--crop", "center", "--output-dir", tmp_path)
     assert again.returncode == 0 and "JAX" not in again.stdout, again.stderr
-    other = (tmp_path / "predictions" / "predictions.csv").read_text().splitlines()[1].split(",")
-    probabilities = slice(2, 2 + len(metrics["classes"]))
-    assert other[:2] == table[:2]
-    np.testing.assert_allclose(np.float64(other[probabilities]), np.float64(table[probabilities]), atol=1e-4)
+    other = read_row(tmp_path)
+    assert (other["file"], other["class"]) == (row["file"], row["class"])
+    probabilities = [key for key in row if key.startswith("probability ")]
+    assert len(probabilities) == len(metrics["results"]["classes"])
+    for key in probabilities:
+        assert float(other[key]) == pytest.approx(float(row[key]), abs=1e-4)
 
 
 def test_grad_cam_is_the_same_on_jax(on_jax, tmp_path):
@@ -45,7 +56,7 @@ def test_grad_cam_is_the_same_on_jax(on_jax, tmp_path):
     model.save(tmp_path / "model.keras")
     code = """
 import keras, numpy as np
-from support.explain import grad_cam
+from support.prediction.explain import grad_cam
 image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 heatmap = grad_cam(keras.models.load_model(sys.argv[1], compile=False), image, 2)
 print(keras.config.backend(), *heatmap.ravel())

@@ -17,13 +17,13 @@ from PIL import Image
 
 import happy_sequential
 import signs_functional
-from datasets import HAPPY_CLASSES, SIGNS_CLASSES
+from datasets import HAPPY, SIGNS
 from resnet_utils import ResNet50
 from support import cli
-from support import predict as prediction
-from support.calibration import class_probabilities, features, logits, softmax
-from support.numpy_inference import Network
-from support.trained_model import load_keras_model
+from support.evaluation.outputs import class_probabilities, features, logits, softmax
+from support.prediction import answers as prediction
+from support.prediction.numpy_inference import Network
+from support.prediction.trained_model import load_keras_model
 
 NETWORKS = {
     "happy_sequential": happy_sequential.build_model,
@@ -87,9 +87,17 @@ def test_predict_imports_neither_tensorflow_nor_keras(script, model_of, tmp_path
     command = [sys.executable, "-X", "importtime", ROOT / f"{script}.py", "--output-dir", model_of(script, tmp_path)]
     process = subprocess.run([*command, "--predict", tmp_path / "one.png"], capture_output=True, text=True)
     imported = set(re.findall(r"^import time: .*\| +(\w+)", process.stderr, re.M))
-    assert process.returncode == 0 and "one.png: " in process.stdout, process.stderr
+    assert process.returncode == 0 and "\none.png " in process.stdout, process.stderr
     assert {"support", "numpy", "h5py", "matplotlib"} <= imported
     assert not imported & {"tensorflow", "keras", "jax", "torch"}
+
+
+def arguments(script, folder, images, *options):
+    """Return the parsed command line of --predict."""
+    parser = cli.ScriptParser("", script, epochs=1, batch_size=1, learning_rate=1)
+    task = HAPPY if script == "happy_sequential" else SIGNS
+    parser.set_defaults(script=script, task=task, network=script, own_options=[])
+    return parser.parse_args(["--output-dir", str(folder), "--predict", str(images), *options])
 
 
 @pytest.mark.parametrize("options", [[], ["--tta"]], ids=["alone", "tta"])
@@ -102,12 +110,10 @@ def test_both_ways_write_the_same_table(script, options, model_of, tmp_path, mon
         noise.resize((150, 100), Image.Resampling.BICUBIC).save(images / f"{number}.png")
     (images / "5.png").write_text("not an image")
     tables, printed, started = [], [], []
+    monkeypatch.setattr(prediction, "start_keras", lambda *args, **options: started.append(1))
     for limit in (prediction.FEW_FOR_NUMPY, 0):
         monkeypatch.setattr(prediction, "FEW_FOR_NUMPY", limit)
-        parse = cli.ScriptParser("", script, epochs=1, batch_size=1, learning_rate=1).parse_args
-        args = parse(["--output-dir", str(model_of(script, tmp_path / "out")), "--predict", str(images), *options])
-        classes = HAPPY_CLASSES if script == "happy_sequential" else SIGNS_CLASSES
-        assert prediction.predict(args, script, classes, None, lambda: started.append(1)) == 1
+        assert prediction.predict(arguments(script, model_of(script, tmp_path / "out"), images, *options)) == 1
         tables.append(read_table(tmp_path / "out"))
         printed.append([line for line in capsys.readouterr().out.splitlines() if not line.startswith("Device: ")])
     assert started == [1] and printed[0] == printed[1] and len(tables[0]) == len(tables[1]) == 6
@@ -120,19 +126,27 @@ def test_both_ways_write_the_same_table(script, options, model_of, tmp_path, mon
                 assert ours[key] == value
 
 
+def test_kernels_can_be_rounded_to_16_bits_as_in_the_live_page(tmp_path):
+    model = signs_functional.build_model()
+    model.save(tmp_path / "model.keras")
+    exact, rounded = Network(tmp_path / "model.keras"), Network(tmp_path / "model.keras", np.float16)
+    for one, other in zip(exact.get_weights(), rounded.get_weights()):
+        assert other.dtype == np.float32
+        np.testing.assert_array_equal(other, one.astype(np.float16) if one.ndim > 1 else one)
+    assert any((one != other).any() for one, other in zip(exact.get_weights(), rounded.get_weights()))
+
+
 # ------------------------------------------------------------------ what is left to Keras
 
 layers = keras.layers
 OTHER_LAYERS = {
     "another layer": lambda x: layers.LayerNormalization()(x),
-    "same padding with strides": lambda x: layers.Conv2D(3, 3, strides=2, padding="same")(x),
     "dilation": lambda x: layers.Conv2D(3, 3, dilation_rate=2)(x),
     "groups": lambda x: layers.Conv2D(3, 3, groups=3)(x),
     "an activation": lambda x: layers.Conv2D(3, 3, activation="relu")(x),
     "padded pooling": lambda x: layers.MaxPooling2D(3, padding="same")(x),
     "another axis": lambda x: layers.BatchNormalization(axis=1)(x),
     "no scale": lambda x: layers.BatchNormalization(scale=False)(x),
-    "a limit": lambda x: layers.ReLU(max_value=6)(x),
     "a slope": lambda x: layers.ReLU(negative_slope=0.1)(x),
     "16 bits": lambda x: layers.Conv2D(3, 3, dtype="mixed_bfloat16")(x),
     "three paths": lambda x: layers.Add()([x, x, x]),
@@ -154,12 +168,12 @@ def network(middle, bias=True):
 
 @pytest.mark.parametrize("kind", OTHER_LAYERS)
 def test_a_network_that_is_not_known_exactly_is_left_to_keras(kind, tmp_path):
-    model, started = network(OTHER_LAYERS[kind], bias=kind != "no bias"), []
+    model, loaded = network(OTHER_LAYERS[kind], bias=kind != "no bias"), []
     model.save(tmp_path / "model.keras")
     with pytest.raises((ValueError, KeyError, TypeError)):
         Network(tmp_path / "model.keras")
-    loaded = prediction._load_in_numpy(lambda: started.append(1), tmp_path / "model.keras")
-    assert started == [1] and isinstance(loaded, keras.Model)
+    prediction._load_in_numpy(lambda path: loaded.append(load_keras_model(path)), tmp_path / "model.keras")
+    assert isinstance(*loaded, keras.Model)
 
 
 def rewrite(path, function):
@@ -215,15 +229,14 @@ def test_weights_that_keras_would_not_have_saved_are_refused(fault, tmp_path, mo
         Network(path)
 
 
-def test_keras_answers_after_all_for_a_network_of_other_layers(tmp_path, capsys):
+def test_keras_answers_after_all_for_a_network_of_other_layers(tmp_path, capsys, monkeypatch):
     started = []
-    network(lambda x: layers.ReLU(max_value=6)(layers.AveragePooling2D(8)(x))).save(tmp_path / "model.keras")
+    monkeypatch.setattr(prediction, "start_keras", lambda *args, **options: started.append(1))
+    network(lambda x: layers.ReLU(negative_slope=0.1)(layers.AveragePooling2D(8)(x))).save(tmp_path / "model.keras")
     Image.new("RGB", (70, 70)).save(tmp_path / "one.png")
-    parse = cli.ScriptParser("", "signs_functional", epochs=1, batch_size=1, learning_rate=1).parse_args
-    args = parse(["--output-dir", str(tmp_path), "--predict", str(tmp_path / "one.png")])
-    assert prediction.predict(args, "signs_functional", SIGNS_CLASSES, None, lambda: started.append(1)) == 0
-    assert started == [1] and "one.png: " in capsys.readouterr().out
+    assert prediction.predict(arguments("signs_functional", tmp_path, tmp_path / "one.png")) == 0
+    assert started == [1] and "\none.png " in capsys.readouterr().out
     (row,) = read_table(tmp_path)
     model = load_keras_model(tmp_path / "model.keras")
     wanted = softmax(logits(model, features(model, np.zeros((1, 64, 64, 3), np.uint8))))[0]
-    np.testing.assert_allclose([float(row[f"probability {name}"]) for name in SIGNS_CLASSES], wanted, atol=1e-4)
+    np.testing.assert_allclose([float(row[f"probability {name}"]) for name in SIGNS.class_names], wanted, atol=1e-4)

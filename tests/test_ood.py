@@ -1,11 +1,11 @@
-"""Out-of-distribution detection: images unlike the training images are recognised."""
+"""Out-of-distribution detection: images unlike the training images are recognized."""
 
 import keras
 import numpy as np
 
 import signs_functional
-from support import ood
-from support.ood import feature_bank, knn_distance, l2_normalize, ood_threshold
+from support.evaluation import ood
+from support.evaluation.ood import feature_bank, knn_distance, l2_normalize, ood_threshold
 
 
 def test_what_is_unlike_every_training_image_is_found():

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from conftest import run_script
 
-from support.errors import InputError, require
+from basics.errors import InputError, require
 
 
 def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
@@ -27,5 +27,5 @@ def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
-    with pytest.raises(InputError, match='--magic needs the package nowhere_to_be_found: pip install "x>=1"'):
+    with pytest.raises(InputError, match='^--magic needs nowhere_to_be_found: pip install "x>=1"$'):
         require("nowhere_to_be_found", "--magic", "x>=1")

@@ -1,25 +1,32 @@
-"""Pretrained weights: loaded whole or refused with the reason, and trained in two phases."""
+"""Pretrained weights: loaded whole or refused with the reason; the last layer is trained first."""
 
 import csv
 import hashlib
 import json
 import re
-import subprocess
-import sys
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, random_weights, run_script
+from conftest import ROOT, random_weights, run_code, run_script
 
+import happy_sequential
+from basics.errors import InputError
+from datasets import HAPPY, SIGNS
 from resnet_utils import ResNet50
-from support.errors import InputError
-from support.pretrained import IMAGENET_FILE, IMAGENET_URL, load_pretrained, load_weights_by_name
+from support.evaluation.outputs import features
+from support.training.pretrained import (
+    IMAGENET_FILE,
+    IMAGENET_URL,
+    load_initial_weights,
+    load_weights_by_name,
+    takes_imagenet_pixels,
+)
 
 
-def randomised(model, seed=0):
-    """Give every layer random weights, as if it was trained: fresh batch normalisations would hide a mistake."""
+def randomized(model, seed=0):
+    """Give every layer random weights, as if it was trained: fresh batch normalizations would hide a mistake."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if layer.weights:
@@ -30,13 +37,13 @@ def randomised(model, seed=0):
 @pytest.fixture(scope="module")
 def theirs():
     """The network of keras.applications, for images of any size."""
-    return randomised(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3)))
+    return randomized(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3)))
 
 
 @pytest.fixture(scope="module")
 def ours():
     """Our network, for four classes."""
-    return randomised(ResNet50(classes=4), seed=1)
+    return randomized(ResNet50(classes=4), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,49 +78,47 @@ def files(theirs, ours, tmp_path_factory):
 
 def with_weights(path, **options):
     model = ResNet50(**options)
-    load_pretrained(model, path)
+    load_initial_weights(model, path)
     return model
 
 
-def activations(model, pixels, start, end):
-    return keras.Model(start(model), model.get_layer(end).output).predict(pixels, verbose=0)
-
-
-def test_the_first_convolution_computes_the_same_from_our_pixels(theirs, files):
-    pixels = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3)).astype("float32")
-    expected = activations(
-        theirs, keras.applications.resnet50.preprocess_input(pixels.copy()), lambda model: model.input, "conv1_relu"
+@pytest.mark.parametrize("size", [64, 96, 160, 224])
+def test_features_equal_those_of_keras_applications(files, size):
+    theirs = keras.applications.ResNet50(
+        weights=str(files(IMAGENET_FILE)), include_top=False, pooling="avg", input_shape=(size, size, 3)
     )
-    found = activations(with_weights(files(IMAGENET_FILE)), pixels, lambda model: model.input, "conv1_relu")
-    inside = np.s_[:, 2:-1, 2:-1]  # further out, the kernel reaches over the edge
-    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4 * expected.max())
-    # There, theirs is padded with the mean colour and ours with middle grey: the results differ, but only a little.
-    assert 0 < np.abs(found - expected).max() < 0.2 * expected.max()
+    model = with_weights(files(IMAGENET_FILE), input_shape=(size, size, 3), imagenet=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (3, size, size, 3)).astype("float32")
+    pixels[0] //= 4  # a dark image
+    expected = theirs.predict(keras.applications.resnet50.preprocess_input(pixels.copy()), verbose=0)
+    found = features(model, pixels)
+    assert expected.std(axis=0).mean() > 0.01 * expected.max()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
-def test_whole_stages_compute_the_same_as_those_of_keras_applications(theirs, files):
-    model = with_weights(files(IMAGENET_FILE), input_shape=(96, 96, 3))
-    pixels = np.random.default_rng(3).integers(0, 256, (2, 96, 96, 3)).astype("float32")
-    # Only theirs pads before the stem's pooling, so its windows are ours for an image shifted by two pixels.
-    shifted = np.roll(pixels, (2, 2), axis=(1, 2))
-    expected = activations(
-        theirs,
-        keras.applications.resnet50.preprocess_input(pixels.copy()),
-        lambda model: model.input,
-        "conv2_block3_out",
-    )
-    found = activations(model, shifted, lambda model: model.input, "conv2_block3_out")
-    inside = np.s_[:, 6:17, 6:17]  # each of these numbers depends on 35 pixels
-    assert np.std(expected[inside]) > 0.01 * expected.max()
-    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4 * expected.max())
+@pytest.mark.parametrize("name", [IMAGENET_FILE, "theirs.keras", "theirs.weights.h5"])
+def test_weights_of_keras_applications_are_known_in_every_file(theirs, files, name, tmp_path):
+    assert takes_imagenet_pixels(files(name)) and takes_imagenet_pixels("imagenet")
+    model = with_weights(files(name), imagenet=True)
+    kernel, bias = model.get_layer("conv1_conv").get_weights()
+    blue_green_red, expected_bias = theirs.get_layer("conv1_conv").get_weights()
+    np.testing.assert_array_equal(kernel, blue_green_red[:, :, ::-1])
+    np.testing.assert_array_equal(bias, expected_bias)
+    # What was trained further keeps its pixels, and does not get into a network that takes others.
+    for file in ("model.keras", "model.weights.h5"):
+        (model.save if file == "model.keras" else model.save_weights)(tmp_path / file)
+        assert takes_imagenet_pixels(tmp_path / file)
+        again = with_weights(tmp_path / file, imagenet=True)
+        np.testing.assert_array_equal(again.get_layer("conv1_conv").get_weights()[0], kernel)
+        with pytest.raises(InputError, match=r"1 missing .normalise., 1 unknown .subtract_mean."):
+            with_weights(tmp_path / file)
 
-    pooled = np.random.default_rng(4).uniform(0, 1, (2, 23, 23, 64)).astype("float32")
-    expected, found = (
-        activations(network, pooled, lambda model: model.get_layer("pool1_pool").output, "conv5_block3_out")
-        for network in (theirs, model)
-    )
-    assert np.std(expected) > 0.01 * expected.max()
-    np.testing.assert_allclose(found, expected, atol=1e-3 * expected.max())
+
+@pytest.mark.parametrize("source", ["random", "ours.keras", "ours.weights.h5", "cut.keras", "cut.weights.h5"])
+def test_other_weights_take_our_pixels(files, tmp_path, source):
+    if source.startswith("cut"):
+        source = altered(files(source.replace("cut", "ours")), tmp_path / source, cut)
+    assert not takes_imagenet_pixels(files(source) if str(source).startswith("ours") else source)
 
 
 @pytest.mark.parametrize("name", ["ours.keras", "ours.weights.h5"])
@@ -124,13 +129,11 @@ def test_our_own_file_is_loaded_whole_or_without_the_last_layer_if_the_classes_d
         assert len(got) == len(expected) and got[-1].shape == (classes,)
         assert all(map(np.array_equal, got[:same], expected[:same]))
     printed = capsys.readouterr().out
-    assert re.search(r"Weights: 107 layers from .*including the last", printed)
-    assert re.search(r"Weights: 106 layers from .*all but the last,", printed)
+    assert re.search(rf"Weights: 107 layers from .*{name}\n", printed)
+    assert re.search(r"Weights: 106 layers from .*; these start random: predictions\n", printed)
 
 
-def saved(model, path):
-    model.save(path)
-    return path
+# ------------------------------------------------------------------- files that are refused
 
 
 def altered(path, to, change):
@@ -138,73 +141,112 @@ def altered(path, to, change):
     return to
 
 
+def cut(content):
+    return content[:100_000]
+
+
+def cut_model(files, folder):
+    return altered(files("ours.keras"), folder / "cut.keras", cut)
+
+
+def cut_weights(files, folder):
+    return altered(files("ours.weights.h5"), folder / "cut.weights.h5", cut)
+
+
+def web_page(files, folder):
+    return altered(files(IMAGENET_FILE), folder / IMAGENET_FILE, lambda content: b"<!doctype html>")
+
+
+def empty_file(files, folder):
+    return altered(files("ours.keras"), folder / "empty.keras", lambda content: b"")
+
+
+def unknown_type(files, folder):
+    return altered(files("ours.keras"), folder / "model.pt", lambda content: content)
+
+
+def their_model(files, folder):
+    return files("theirs.keras")
+
+
+def their_weights(files, folder):
+    return files("theirs.weights.h5")
+
+
+def one_layer_too_many(files, folder):
+    """Our network where that of keras.applications belongs."""
+    ResNet50().save(folder / "whole.h5")
+    return folder / "whole.h5"
+
+
+def other_network(files, folder):
+    layers = [keras.layers.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(6, name="mine")]
+    keras.Sequential(layers).save(folder / "other.keras")
+    return folder / "other.keras"
+
+
+def with_code(files, folder):
+    keras.Sequential([keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]).save(folder / "code.keras")
+    return folder / "code.keras"
+
+
 @pytest.mark.parametrize(
-    "make, received",
+    "make, reason",
     [
-        (
-            lambda files, folder: altered(files("ours.keras"), folder / "cut.keras", lambda data: data[:100_000]),
-            "cannot be opened: a zip archive (100,000 bytes)",
-        ),
-        (
-            lambda files, folder: altered(
-                files("ours.weights.h5"), folder / "cut.weights.h5", lambda data: data[:100_000]
-            ),
-            "a damaged or truncated HDF5 file",
-        ),
-        (
-            lambda files, folder: altered(
-                files(IMAGENET_FILE), folder / IMAGENET_FILE, lambda data: b"<!doctype html>"
-            ),
-            "a web page (15 bytes)",
-        ),
-        (lambda files, folder: altered(files("ours.keras"), folder / "empty.keras", lambda data: b""), "an empty file"),
-        (lambda files, folder: altered(files("ours.keras"), folder / "model.pt", lambda data: data), "model.pt"),
-        (lambda files, folder: files("theirs.keras"), "1 missing (normalise)"),
-        (lambda files, folder: files("theirs.weights.h5"), "1 missing (normalise)"),
-        # Ours in place of theirs: one layer too many.
-        (lambda files, folder: saved(ResNet50(), folder / "whole.h5"), "expected 106 layers, found 107"),
-        (
-            lambda files, folder: saved(
-                keras.Sequential(
-                    [keras.layers.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(6, name="mine")]
-                ),
-                folder / "other.keras",
-            ),
-            "107 missing (conv1_bn, conv1_conv, conv2_block1_0_bn, ...), 1 unknown (mine)",
-        ),
-        (
-            lambda files, folder: saved(
-                keras.Sequential([keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]),
-                folder / "code.keras",
-            ),
-            "Lambda",
-        ),
+        (cut_model, "it is a zip archive, 100,000 bytes"),
+        (cut_weights, "it is a damaged or truncated HDF5 file"),
+        (web_page, "it is a web page, 15 bytes"),
+        (empty_file, "it is an empty file"),
+        (unknown_type, "is of an unknown type"),
+        (their_model, "1 missing (normalise), 1 unknown (subtract_mean)"),
+        (their_weights, "1 missing (normalise), 1 unknown (subtract_mean)"),
+        (one_layer_too_many, "expected 106 layers, found 107"),
+        (other_network, "107 missing (conv1_bn, conv1_conv, conv2_block1_0_bn, ...), 1 unknown (mine)"),
+        (with_code, "Lambda"),
     ],
 )
-def test_any_other_file_is_refused_with_what_it_is(files, tmp_path, make, received):
+def test_any_other_file_is_refused_with_what_it_is(files, tmp_path, make, reason):
     path = make(files, tmp_path)
     with pytest.raises(InputError) as refused:
         with_weights(path)
     message = str(refused.value)
-    assert received in message.split("Received: ")[1] and str(path) in message and "\n" not in message
+    assert message.startswith(f"--weights {path} ") and reason in message and ". Give " in message
+    assert "\n" not in message
 
 
 def test_another_variant_is_refused_and_named(files, capsys):
     with pytest.raises(InputError, match="--identity-blocks 2 3 5 3.* 6 missing .conv5_block4_1_bn, "):
         with_weights(files("ours.weights.h5"), identity_blocks=(2, 3, 5, 3))
-    with pytest.raises(InputError, match="Received: 6 unknown .conv4_block6_1_bn, "):
+    with pytest.raises(
+        InputError, match="blocks 2 3 4 2: its layers differ, 6 unknown .conv4_block6_1_bn, .*Give the --id"
+    ):
         with_weights(files("ours.keras"), identity_blocks=(2, 3, 4, 2))
     capsys.readouterr()
-    with pytest.raises(InputError, match="imagenet is the ResNet-50 .*Received: 2 3 5 3"):
+    with pytest.raises(InputError, match="fits only the ResNet-50 .*got 2 3 5 3.*Leave --identity-blocks at 2 3 5 2"):
         with_weights("imagenet", identity_blocks=[2, 3, 5, 3])
     assert "Downloading" not in capsys.readouterr().out
+
+
+def test_the_older_file_of_the_same_name_is_told_from_the_one_that_is_needed(tmp_path):
+    """In 2017, the layers of Keras's ResNet50 had other names and another order."""
+    path = tmp_path / IMAGENET_FILE
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"input_1", b"conv1", b"bn_conv1", b"res2a_branch2a", b"bn2a_branch2a"]
+        for name in ("input_1", "conv1", "bn_conv1", "res2a_branch2a", "bn2a_branch2a"):
+            file.create_group(name).attrs["weight_names"] = []
+    with pytest.raises(InputError) as refused:
+        with_weights(path)
+    assert str(refused.value) == (
+        f"--weights {path} cannot be used: it is a file of 2017 for another ResNet50, which may have the same name. "
+        f"Give the file of {IMAGENET_URL}"
+    )
 
 
 def test_weights_that_are_not_finite_are_refused():
     network = ResNet50()
     stored = {layer.name: layer.get_weights() for layer in network.layers}
     stored["conv3_block1_2_conv"][1][7] = np.nan
-    with pytest.raises(InputError, match="Received: NaN or infinity in conv3_block1_2_conv"):
+    with pytest.raises(InputError, match="NaN or infinite, in layer conv3_block1_2_conv"):
         load_weights_by_name(network, stored, "diverged.keras")
 
 
@@ -216,13 +258,14 @@ def test_offline_the_message_says_how_to_place_the_file_by_hand(tmp_path, monkey
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "keras").mkdir()
-    (tmp_path / "metrics.json").write_text('{"seed": 1000}')
+    (tmp_path / "metrics.json").write_text('{"settings": {"seed": 1000}}')
     process = run_script(
         "signs_resnet50", "--dry-run", "--data", "synthetic", "--weights", "imagenet", "--output-dir", tmp_path
     )
     assert process.returncode == 2
     message = process.stderr.strip().splitlines()[-1]
-    assert f"offline? Fetch {IMAGENET_URL} " in message and "Traceback" not in process.stderr
+    assert message.startswith("error: The ImageNet weights cannot be downloaded: ")
+    assert f"offline, fetch {IMAGENET_URL} " in message and "Traceback" not in process.stderr
     assert f"Downloading data from {IMAGENET_URL}\n" in process.stdout  # the address that Keras uses
     assert f"put it into {tmp_path / 'keras' / 'models'} under the same name" in message and "--weights FILE" in message
     assert (tmp_path / "metrics.json").exists()  # the earlier run was not archived for nothing
@@ -230,14 +273,11 @@ def test_offline_the_message_says_how_to_place_the_file_by_hand(tmp_path, monkey
 
 # Runs the script, and prints after each `fit` which layers have changed.
 WATCHED = """
-import sys, keras, numpy as np
-sys.path.insert(0, {root!r})
-import signs_resnet50
-from support.errors import run_main
+import runpy, keras, numpy as np
 fit = keras.Model.fit
 
 def watched(model, *arguments, **options):
-    before = {{layer.name: layer.get_weights() for layer in model.layers if layer.weights}}
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     done = fit(model, *arguments, **options)
     changed = [name for name, weights in before.items()
                if not all(map(np.array_equal, weights, model.get_layer(name).get_weights()))]
@@ -245,49 +285,35 @@ def watched(model, *arguments, **options):
     return done
 
 keras.Model.fit = watched
-run_main(signs_resnet50.main)
+sys.argv[0] = "signs_resnet50.py"
+runpy.run_module("signs_resnet50", run_name="__main__")
 """
 
 
-def test_from_a_file_the_last_layer_is_trained_first_and_then_all(files, tmp_path):
+@pytest.mark.slow
+def test_from_a_file_the_last_layer_is_trained_first_and_then_the_last_stage(files, tmp_path):
     path = files(IMAGENET_FILE)
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            WATCHED.format(root=str(ROOT)),
-            "--dry-run",
-            "--data",
-            "synthetic",
-            "--weights",
-            path,
-            "--output-dir",
-            tmp_path,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    arguments = ["--dry-run", "--data", "synthetic", "--weights", path, "--fine-tune", 2, "--output-dir", tmp_path]
+    process = run_code(WATCHED, *arguments)
     assert process.returncode == 0, process.stderr
     changed = [line for line in process.stdout.splitlines() if line.startswith("Changed: ")]
-    assert changed == ["Changed: 1 predictions predictions", "Changed: 107 conv1_conv predictions"]
+    # In stage 5, ten convolutions and the new last layer learn; batch normalization does not.
+    assert changed == ["Changed: 1 dense dense", "Changed: 11 conv5_block1_1_conv predictions"]
     with open(tmp_path / "history.csv") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["weights"] == IMAGENET_FILE and metrics["epochs"] == 4
-    assert metrics["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    # The result is a whole model again: nothing is frozen, and it can be a start itself.
-    model = keras.models.load_model(tmp_path / "model.keras")
-    assert all(layer.trainable for layer in model.layers)
-    with_weights(tmp_path / "model.keras")
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6"]
+    settings = json.loads((tmp_path / "metrics.json").read_text())["settings"]
+    assert settings["weights"] == IMAGENET_FILE and (settings["epochs"], settings["fine_tune"]) == (4, 2)
+    assert settings["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    # Another training can start from the result.
+    with_weights(tmp_path / "model.keras", imagenet=True)
 
 
 @pytest.mark.parametrize(
     "arguments, named",
     [
-        (["--weights", "no/such.keras"], "'no/such.keras', which does not exist"),
-        (["--weights", ROOT], "which is not a file"),
-        (["--weights", "imagenet", "--epochs", "1"], "--epochs of at least 2. Received: 1"),
+        (["--weights", "no/such.keras"], "('no/such.keras' does not exist)"),
+        (["--weights", ROOT], f"({str(ROOT)!r} is not a file)"),
+        (["--weights", "synthetic"], "('synthetic' is for the two small networks)"),
     ],
 )
 def test_weights_that_cannot_be_used_are_refused_at_once(arguments, named):
@@ -298,7 +324,7 @@ def test_weights_that_cannot_be_used_are_refused_at_once(arguments, named):
 
 # ----------------------------------------------------- the weights that come with the project
 
-SHIPPED = {"happy_sequential": ("not smiling", "smiling"), "signs_functional": ("0", "1", "2", "3", "4", "5")}
+SHIPPED = {"happy_sequential": HAPPY, "signs_functional": SIGNS}
 
 
 def test_the_weights_have_the_hashes_beside_them_and_are_small():
@@ -314,12 +340,12 @@ def test_the_weights_have_the_hashes_beside_them_and_are_small():
 def test_the_weights_are_right_about_most_synthetic_test_images(script, tmp_path):
     from datasets.hdf5 import load_h5
     from datasets.synthetic import render_dataset
-    from support.calibration import class_probabilities
-    from support.trained_model import load_trained_model
+    from support.evaluation.outputs import class_probabilities
+    from support.prediction.trained_model import load_trained_model
 
     model, metadata = load_trained_model(tmp_path, script, SHIPPED[script])
-    assert metadata["data"] == "synthetic" and tuple(metadata["classes"]) == SHIPPED[script]
-    x, y, _ = load_h5(render_dataset(script.split("_")[0])[1], "test")
+    assert metadata.data == "synthetic" and metadata.shows_task and metadata.feature_bank is not None
+    x, y, _ = load_h5(render_dataset(SHIPPED[script].name)[1], "test")
     predictions = class_probabilities(model.predict_on_batch(x.astype(np.float32))).argmax(axis=1)
     assert (predictions == y).mean() > 0.9
 
@@ -338,3 +364,14 @@ def test_a_copy_of_a_model_is_the_same_each_time_and_keeps_its_answers(tmp_path)
     assert not copy.compiled
     x = np.random.default_rng(0).normal(size=(5, 8))
     np.testing.assert_allclose(copy(x), model(x), atol=0.01)
+
+
+def test_a_changed_network_starts_from_whatever_fits(capsys):
+    """A student may leave out a block: the weights in weights/ fill the other layers."""
+    model = happy_sequential.build_model()
+    names = [layer.name for layer in model.layers if layer.name not in ("conv5", "bn5", "relu5")]
+    shorter = keras.Sequential([model.inputs[0], *(model.get_layer(name) for name in names)], name=model.name)
+    before = shorter.get_layer("conv1").get_weights()[0].copy()
+    load_initial_weights(shorter, "synthetic")
+    assert not np.array_equal(shorter.get_layer("conv1").get_weights()[0], before)
+    assert "Weights: 13 layers from weights/" in capsys.readouterr().out

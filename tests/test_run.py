@@ -16,14 +16,14 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, open_tiny_run, run_code, run_script, tiny_run
-from PIL import Image
 
+from basics.errors import InputError, NothingToDo
 from support import startup
-from support.checkpoint import Checkpoint
 from support.cli import ScriptParser
-from support.errors import InputError
-from support.output import CHECKPOINT, is_finished, prepare_output_dir, read_checkpoint
-from support.run import SETTINGS
+from support.evaluation.results import NOT_SURE_BELOW
+from support.training.checkpoint import Checkpoint
+from support.training.run import SETTINGS
+from support.training.run_folder import CHECKPOINT, claim, is_finished, make_room, read_checkpoint, resumable
 
 CONFIG = {"epochs": 3, "seed": 1, "blocks": (2, 3)}
 
@@ -45,7 +45,8 @@ def hash_of_weights(folder):
 # ------------------------------------------------------------- interrupted and killed
 
 
-def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_ends_the_training_and_saves_what_was_learned(tmp_path):
     command = [sys.executable, "-u", ROOT / "signs_functional.py", "--data", "synthetic", "--epochs", "500"]
     command += ["--output-dir", tmp_path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -56,20 +57,23 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learnt(tmp_path):
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in errors, errors
     metrics = read_metrics(tmp_path)
-    assert metrics["interrupted"] is True and metrics["epochs"] == 500
+    assert metrics["training"]["interrupted"] is True and metrics["settings"]["epochs"] == 500
     epochs = len(read_history(tmp_path))
-    assert 2 <= epochs < 500 and f"Interrupted after {epochs} epochs" in printed
+    assert 2 <= epochs < 500 and f"Interrupted after epoch {epochs}" in printed
     assert (tmp_path / CHECKPOINT).exists()  # --resume can continue
     assert {"model.keras", "learning_curves.png", "confusion_matrix.png", "report.html"} <= set(os.listdir(tmp_path))
-    assert keras.models.load_model(tmp_path / "model.keras").count_params() == metrics["parameters"]
+    assert keras.models.load_model(tmp_path / "model.keras").count_params() == metrics["training"]["parameters"]
 
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_script_gives_the_same_result():
-    from benchmarks.resume import kill_and_resume
+    from benchmarks.resume import SIGNALS, kill_and_resume
 
-    kills, finished, same = kill_and_resume("signs_functional", kills=2, epochs=5, count=10, seed=3)
-    assert kills == 2 and finished >= 1 and same == finished
+    totals = kill_and_resume("signs_functional", kills=2, epochs=5, count=10, seed=3, signals=SIGNALS)
+    assert [*totals] == ["INT", "TERM", "KILL"]
+    for found in totals.values():
+        assert found.kills == found.clean == 2 and found.saved == found.learned
+        assert found.resumed == found.same >= 1
 
 
 class Killed(BaseException):
@@ -78,18 +82,18 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def whole_runs(tmp_path_factory):
-    """Undisturbed runs of one phase and of two, by the number of epochs in the first."""
-    return {n: tiny_run(tmp_path_factory.mktemp("whole"), "--epochs", 6, first_phase=n) for n in (0, 3)}
+    """Undisturbed runs of one training and of two, by the number of epochs in the first."""
+    return {n: tiny_run(tmp_path_factory.mktemp("whole"), "--epochs", 6, head_epochs=n) for n in (0, 3)}
 
 
-# Stopped inside each of the two stages and phases, and at their ends.
-@pytest.mark.parametrize("first_phase, epochs_done", [(0, 1), (0, 2), (0, 4), (0, 6), (3, 1), (3, 3), (3, 5), (3, 6)])
-def test_a_resumed_run_gives_the_result_of_a_whole_one(whole_runs, tmp_path, first_phase, epochs_done):
-    whole, expected, _ = whole_runs[first_phase]
+# Stopped inside each row of the schedule and each training, and at their ends.
+@pytest.mark.parametrize("head_epochs, epochs_done", [(0, 1), (0, 2), (0, 4), (0, 6), (3, 1), (3, 3), (3, 5), (3, 6)])
+def test_a_resumed_run_gives_the_result_of_a_whole_one(whole_runs, tmp_path, head_epochs, epochs_done):
+    whole, expected, _ = whole_runs[head_epochs]
     with pytest.raises(Killed):
-        tiny_run(tmp_path, "--epochs", 6, first_phase=first_phase, stop=(epochs_done, Killed()))
+        tiny_run(tmp_path, "--epochs", 6, head_epochs=head_epochs, stop=(epochs_done, Killed()))
     assert set(os.listdir(tmp_path)) - {".lock"} == {CHECKPOINT}
-    resumed, model, code = tiny_run(tmp_path, "--epochs", 6, "--resume", first_phase=first_phase)
+    resumed, model, code = tiny_run(tmp_path, "--epochs", 6, "--resume", head_epochs=head_epochs)
     assert code == 0 and not (tmp_path / CHECKPOINT).exists()
     assert (tmp_path / "history.csv").read_text() == (whole.folder / "history.csv").read_text()
     for got, weights in zip(model.get_weights(), expected.get_weights(), strict=True):
@@ -113,19 +117,24 @@ def deterministic_happy_run(tmp_path_factory):
 def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_happy_run, tmp_path):
     """There is a checkpoint of the last epoch and no model, which must get the average of the weights."""
     code = (
-        "import os, happy_sequential, support.run\n"
-        "support.run.Run.save_model = lambda *arguments: os._exit(9)\n"  # what follows the training
-        "happy_sequential.main()"
+        "import os, runpy, support.training.run\n"
+        "support.training.run.Run.finish_training = lambda *arguments: os._exit(9)\n"  # what follows the training
+        f"runpy.run_path({str(ROOT / 'happy_sequential.py')!r}, run_name='__main__')"
     )
     assert run_code(code, *DETERMINISTIC, tmp_path).returncode == 9
     assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / "model.keras").exists()
     process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--resume")
-    assert process.returncode == 0 and "Epoch" not in process.stdout, process.stderr
+    assert process.returncode == 0 and "Epoch 4/4" not in process.stdout, process.stderr
     assert hash_of_weights(tmp_path) == hash_of_weights(deterministic_happy_run)
 
 
 @pytest.mark.parametrize(
-    "script", ["happy_sequential", "signs_functional", pytest.param("signs_resnet50", marks=pytest.mark.slow)]
+    "script",
+    [
+        "happy_sequential",
+        pytest.param("signs_functional", marks=pytest.mark.slow),
+        pytest.param("signs_resnet50", marks=pytest.mark.slow),
+    ],
 )
 def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run, tmp_path, script):
     first = deterministic_happy_run
@@ -137,14 +146,14 @@ def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run
     assert process.returncode == 0, process.stderr
     assert hash_of_weights(first) == hash_of_weights(tmp_path / "second")
     metrics = [read_metrics(folder) for folder in (first, tmp_path / "second")]
-    assert [found.pop("train_seconds") > 0 for found in metrics] == [True, True]
+    assert [found["training"].pop("seconds") > 0 for found in metrics] == [True, True]
     assert metrics[0] == metrics[1]
 
 
 def test_determinism_is_the_default_on_a_cpu_and_recorded(deterministic_happy_run, tmp_path):
-    assert read_metrics(deterministic_happy_run)["deterministic"] is True
+    assert read_metrics(deterministic_happy_run)["settings"]["deterministic"] is True
     process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic")
-    assert process.returncode == 0 and read_metrics(tmp_path)["deterministic"] is False, process.stderr
+    assert process.returncode == 0 and read_metrics(tmp_path)["settings"]["deterministic"] is False, process.stderr
     assert not re.search("^Device: .*deterministic", process.stdout, re.MULTILINE)
     # What a run was started with is what --resume compares.
     resumed = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic", "--resume")
@@ -167,18 +176,22 @@ def test_determinism_depends_on_the_device_unless_it_is_asked_for(monkeypatch, c
 
 def test_an_interrupted_run_does_not_replace_a_finished_one(tmp_path, capsys):
     assert tiny_run(tmp_path)[2] == 0
-    Image.new("RGB", (9, 9)).save(tmp_path / "examples.png")  # drawn before the training
     run, _, code = tiny_run(tmp_path, stop=(1, KeyboardInterrupt()))
-    assert code == 130 and run.interrupted and "Interrupted after 1 epochs" in capsys.readouterr().out
+    assert code == 130 and run.interrupted and "Interrupted after epoch 1:" in capsys.readouterr().out
     (archived,) = (tmp_path / "earlier").iterdir()
     assert {"metrics.json", "model.keras", "history.csv", "examples.png"} <= set(os.listdir(archived))
-    assert len(read_history(archived)) == 3 and read_metrics(archived)["interrupted"] is False
-    # The new run has drawn its examples already.
+    assert len(read_history(archived)) == 3 and read_metrics(archived)["training"]["interrupted"] is False
     assert {CHECKPOINT, "earlier", "examples.png", "model.keras"} <= set(os.listdir(tmp_path))
     (row,) = read_history(tmp_path)
-    assert read_metrics(tmp_path)["interrupted"] is True
+    assert read_metrics(tmp_path)["training"]["interrupted"] is True
     assert row["epoch"] == "1" and {"loss", "val_loss", "accuracy", "val_accuracy"} <= set(row)
     assert [row[metric] for metric in run.history] == [str(values[0]) for values in run.history.values()]
+
+
+def test_ctrl_c_in_the_first_of_two_trainings_skips_the_second(tmp_path):
+    run, _, code = tiny_run(tmp_path, "--epochs", 4, head_epochs=2, stop=(1, KeyboardInterrupt()))
+    assert code == 130 and run.epochs_done == len(read_history(tmp_path)) == 1
+    assert run.schedule == [("unchanged", 1, 2)]
 
 
 def test_ctrl_c_before_the_first_epoch_is_passed_on(tmp_path):
@@ -187,19 +200,17 @@ def test_ctrl_c_before_the_first_epoch_is_passed_on(tmp_path):
     assert not (tmp_path / "model.keras").exists()
 
 
-def test_a_finished_run_is_known_and_not_trained_again(tmp_path, capsys):
+def test_a_finished_run_is_known_and_not_trained_again(tmp_path):
     run, _, code = tiny_run(tmp_path, stop=(1, KeyboardInterrupt()))
-    assert code == 130 and (tmp_path / CHECKPOINT).exists()
-    assert not is_finished(tmp_path, run.config) and not open_tiny_run(tmp_path, "--resume").finished
+    assert code == 130 and (tmp_path / CHECKPOINT).exists() and not is_finished(tmp_path, run.settings)
     run, _, code = tiny_run(tmp_path, "--resume")
-    assert code == 0 and is_finished(tmp_path, run.config) and len(read_history(tmp_path)) == 3
-    assert not is_finished(tmp_path, {**run.config, "seed": 2})
-    capsys.readouterr()
-    assert open_tiny_run(tmp_path, "--resume").finished and not open_tiny_run(tmp_path).finished
-    assert "there is nothing to resume" in capsys.readouterr().out
+    assert code == 0 and is_finished(tmp_path, run.settings) and len(read_history(tmp_path)) == 3
+    assert not is_finished(tmp_path, {**run.settings, "seed": 2})
+    with pytest.raises(NothingToDo, match="there is nothing to resume"):
+        open_tiny_run(tmp_path, "--resume")
     # A checkpoint beside the results is that of a later run that was killed.
     write_checkpoint(tmp_path)
-    assert not is_finished(tmp_path, run.config)
+    assert not is_finished(tmp_path, run.settings)
 
 
 @pytest.mark.parametrize("epochs", [1, 5])
@@ -221,7 +232,7 @@ def callback(tmp_path):
     """A checkpoint callback after its first epoch."""
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    callback = Checkpoint(tmp_path / CHECKPOINT, CONFIG, {})
+    callback = Checkpoint(tmp_path / CHECKPOINT, CONFIG, {}, before_writing=lambda: None)
     callback.set_model(model)
     callback.on_epoch_end(0, {"loss": 1.0})
     return callback
@@ -230,19 +241,19 @@ def callback(tmp_path):
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path, callback):
     saved = {"config": {**CONFIG, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "rng_state": []}
     assert read_checkpoint(tmp_path / CHECKPOINT) == saved
-    prepare_output_dir(tmp_path, CONFIG, resume=True)
-    with pytest.raises(InputError, match="continues the run in.*Received: seed 1 then, 2 now"):
-        prepare_output_dir(tmp_path, {**CONFIG, "seed": 2}, resume=True)
+    assert resumable(tmp_path, CONFIG) == saved
+    with pytest.raises(InputError, match="had other settings: seed was 1, now 2. .*drop --resume"):
+        resumable(tmp_path, {**CONFIG, "seed": 2})
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
     assert read_checkpoint(tmp_path / CHECKPOINT) is None
-    prepare_output_dir(tmp_path, {**CONFIG, "seed": 2})
+    make_room(tmp_path, {**CONFIG, "seed": 2})
     assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_checkpoint_that_will_not_fit_is_not_started(tmp_path, callback, monkeypatch):
     before = (tmp_path / CHECKPOINT).read_bytes()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: argparse.Namespace(free=1_000_000))
-    with pytest.raises(InputError, match="cannot be saved.*enough room.*Received: No space left on device"):
+    with pytest.raises(InputError, match="cannot be saved.*No space left on device"):
         callback.on_epoch_end(1, {"loss": 1.0})
     assert (tmp_path / CHECKPOINT).read_bytes() == before and os.listdir(tmp_path) == [CHECKPOINT]
 
@@ -254,11 +265,11 @@ def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
     with h5py.File(tmp_path / CHECKPOINT, "a") as file:
         del file["layers"]
     damaged = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(InputError, match="must be the checkpoint of this network; leave --resume out.*Received: "):
+    with pytest.raises(InputError, match="is not a checkpoint of this network: .*Drop --resume"):
         tiny_run(tmp_path, "--resume")
     assert (tmp_path / CHECKPOINT).read_bytes() == damaged
     (tmp_path / CHECKPOINT).write_bytes(whole[:-100])
-    with pytest.raises(InputError, match="must be the checkpoint of a training.*Received: a damaged file"):
+    with pytest.raises(InputError, match="is damaged. Drop --resume"):
         tiny_run(tmp_path, "--resume")
     assert (tmp_path / CHECKPOINT).read_bytes() == whole[:-100]
 
@@ -269,7 +280,9 @@ def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
 def write_results(folder, **others):
     """Put files into a folder as a finished run leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps({**CONFIG, "interrupted": False, **others}))
+    (folder / "metrics.json").write_text(
+        json.dumps({"settings": {**CONFIG, **others}, "training": {"interrupted": False}})
+    )
     for name in ("model.keras", "examples.png", "history.csv", "mistakes.csv"):
         (folder / name).write_text("an hour's work")
 
@@ -278,9 +291,9 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     write_results(tmp_path)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from support.errors import run_main; from support.startup import quiet_startup\n"
-        "with quiet_startup():\n    from support.output import prepare_output_dir\n"
-        f"run_main(lambda: print(prepare_output_dir({str(tmp_path)!r}, {{'epochs': 9}})) or bool(input()))"
+        "from basics.errors import run_main; from support.startup import quiet_startup\n"
+        "with quiet_startup():\n    from support.training.run_folder import claim\n"
+        f"run_main(lambda: print(claim({str(tmp_path)!r}, seconds=0), flush=True) or bool(input()))"
     )
     command = [sys.executable, "-c", code]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -289,7 +302,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     before = sorted(os.listdir(tmp_path))
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
-    assert "Another run is writing into" in second.stderr and str(tmp_path) in second.stderr
+    assert f"{tmp_path} is in use by another run" in second.stderr
     assert sorted(os.listdir(tmp_path)) == before
     first.kill()  # however it ends
     first.communicate()
@@ -297,49 +310,95 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     assert ".lock" not in os.listdir(tmp_path)
 
 
-def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path, capsys):
-    output = tmp_path / "outputs"
-    write_results(output)
-    (output / "notes.txt").write_text("the user's own")
-    prepare_output_dir(output, {**CONFIG, "epochs": 1})
-    (archived,) = output.glob("earlier/*/model.keras")
-    assert archived.read_text() == archived.with_name("mistakes.csv").read_text() == "an hour's work"
-    assert str(archived.parent) in capsys.readouterr().out
-    assert not (output / "model.keras").exists() and (output / "notes.txt").exists()
-
-
-def test_a_run_with_the_same_settings_archives_nothing(tmp_path, capsys):
+def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path):
     write_results(tmp_path)
-    prepare_output_dir(tmp_path, CONFIG)  # a tuple is read back as a list, which is no other setting
-    assert "Moved" not in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("the user's own")
+    moved = make_room(tmp_path, {**CONFIG, "epochs": 1})
+    (archived,) = tmp_path.glob("earlier/*/model.keras")
+    assert archived.read_text() == archived.with_name("mistakes.csv").read_text() == "an hour's work"
+    assert moved == f"Moved an earlier run with other settings to {archived.parent}"
+    assert not (tmp_path / "model.keras").exists() and (tmp_path / "notes.txt").exists()
+
+
+def test_a_run_with_the_same_settings_archives_nothing(tmp_path):
+    write_results(tmp_path)
+    assert make_room(tmp_path, CONFIG) == ""  # a tuple is read back as a list, which is no other setting
     assert (tmp_path / "model.keras").exists() and not (tmp_path / "earlier").exists()
 
 
-def test_what_a_killed_run_has_learnt_is_kept(tmp_path, capsys):
+def test_a_run_saved_before_settings_had_a_place_of_their_own_is_archived(tmp_path):
+    write_results(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({**CONFIG, "interrupted": False}))
+    assert not is_finished(tmp_path, CONFIG)
+    assert make_room(tmp_path, CONFIG).startswith("Moved an earlier run") and not (tmp_path / "model.keras").exists()
+
+
+def test_a_model_of_unknown_settings_is_archived(tmp_path):
+    (tmp_path / "model.keras").write_text("an hour's work")
+    (tmp_path / "metrics.json").write_text("{ damaged")
+    moved = make_room(tmp_path, CONFIG)
+    (archived,) = tmp_path.glob("earlier/*/model.keras")
+    assert moved == f"Moved a model of which no settings are known to {archived.parent}"
+    assert archived.read_text() == "an hour's work" and os.listdir(tmp_path) == ["earlier"]
+    # A run that was killed while it saved has left a checkpoint as well, and is continued or moved by that.
+    (tmp_path / "model.keras").write_text("half an hour's work")
+    write_checkpoint(tmp_path)
+    assert make_room(tmp_path, CONFIG, resumed=True) == "" and (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("kind", ["a run", "a killed run", "a model", "a run of an earlier version"])
+def test_a_dry_run_leaves_a_trained_model_where_it_is(tmp_path, kind):
+    if kind == "a run":
+        write_results(tmp_path)
+    elif kind == "a killed run":
+        write_checkpoint(tmp_path)
+    else:
+        (tmp_path / "model.keras").write_text("an hour's work")
+    if kind.endswith("version"):
+        (tmp_path / "metrics.json").write_text(json.dumps(CONFIG))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="holds a run that is no dry run. Choose another folder with --output-dir"):
+        tiny_run(tmp_path, "--dry-run")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_dry_run_replaces_a_dry_run(tmp_path):
+    for _ in range(2):
+        assert tiny_run(tmp_path, "--dry-run")[2] == 0
+    write_results(tmp_path, dry_run=True)
+    assert tiny_run(tmp_path, "--dry-run")[2] == 0 and (tmp_path / "earlier").exists()
+
+
+def test_what_a_killed_run_has_learned_is_kept(tmp_path):
     write_checkpoint(tmp_path)
     (tmp_path / "unfinished_12_model.keras").write_text("half")
-    prepare_output_dir(tmp_path, CONFIG)
-    printed = capsys.readouterr().out
+    moved = make_room(tmp_path, CONFIG)
     (archived,) = (tmp_path / "earlier").iterdir()
-    assert "unfinished run, 2 epochs" in printed and str(archived) in printed
-    assert os.listdir(archived) == [CHECKPOINT] and sorted(os.listdir(tmp_path)) == [".lock", "earlier"]
-    prepare_output_dir(archived, CONFIG, resume=True)  # and it can be resumed there
-    assert (archived / CHECKPOINT).exists()
+    assert "unfinished run, 2 epochs" in moved and str(archived) in moved
+    assert os.listdir(archived) == [CHECKPOINT] and os.listdir(tmp_path) == ["earlier"]
+    assert resumable(archived, CONFIG)["history"] == {"loss": [1.0, 1.0]}  # and it can be resumed there
+
+
+def test_a_resumed_run_keeps_its_checkpoint_when_it_archives_another(tmp_path):
+    write_results(tmp_path, seed=9)
+    write_checkpoint(tmp_path)
+    make_room(tmp_path, CONFIG, resumed=True)
+    assert sorted(os.listdir(tmp_path)) == [CHECKPOINT, "earlier"]
 
 
 def test_runs_of_one_second_are_archived_in_two_folders(tmp_path):
     for seed in (1, 2):
         write_results(tmp_path, seed=seed)
         os.utime(tmp_path / "metrics.json", (1e9, 1e9))
-        prepare_output_dir(tmp_path, {"seed": 3})
+        make_room(tmp_path, {"seed": 3})
     archived = sorted((tmp_path / "earlier").iterdir())
-    assert [read_metrics(folder)["seed"] for folder in archived] == [1, 2]
+    assert [read_metrics(folder)["settings"]["seed"] for folder in archived] == [1, 2]
 
 
 def test_an_output_folder_that_cannot_be_created_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output-dir.*Received: .*file"):
-        prepare_output_dir(tmp_path / "file" / "outputs")
+    with pytest.raises(InputError, match="Nothing can be saved in .*file.*--output-dir"):
+        claim(tmp_path / "file" / "outputs")
 
 
 # ------------------------------------------------------------ what identifies a run
@@ -347,18 +406,24 @@ def test_an_output_folder_that_cannot_be_created_is_refused(tmp_path):
 
 @pytest.fixture
 def earlier_run(tmp_path):
-    """The config of a run that left its results in `tmp_path`."""
-    config = open_tiny_run(tmp_path).config
-    (tmp_path / "metrics.json").write_text(json.dumps(config))
-    return config
+    """The settings of a run that left its results in `tmp_path`."""
+    settings = open_tiny_run(tmp_path).settings
+    (tmp_path / "metrics.json").write_text(json.dumps({"settings": settings}))
+    return settings
 
 
-@pytest.mark.parametrize(
-    "options", [["--show"], ["--tensorboard"], ["--tta"], ["--explain"], ["--crop", "stretch"], ["--debug"]]
-)
+@pytest.mark.parametrize("options", [
+    ["--show"],
+    ["--tensorboard"],
+    ["--tta"],
+    ["--explain"],
+    ["--crop", "stretch"],
+    ["--debug"],
+    ["--not-sure-below", "0.9"],
+])  # fmt: skip
 def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run, options):
-    assert open_tiny_run(tmp_path, *options).config == earlier_run
-    assert not (tmp_path / "earlier").exists()
+    settings = open_tiny_run(tmp_path, *options).settings
+    assert settings == earlier_run and make_room(tmp_path, settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -368,30 +433,55 @@ def test_an_option_that_changes_no_weight_archives_nothing(tmp_path, earlier_run
         ["--batch-size", 7],
         ["--learning-rate", 0.5],
         ["--seed", 9],
-        ["--pretrain"],
         ["--no-mix-synthetic"],
-        ["--no-rendered"],
         ["--no-class-weights"],
         ["--fold", "2/3"],
         ["--mixed-precision"],
-        ["--no-mixed-precision"],
         ["--deterministic"],
         ["--dry-run"],
     ],
 )
 def test_an_option_that_changes_the_weights_archives_the_earlier_run(tmp_path, earlier_run, options):
-    config = open_tiny_run(tmp_path, *options).config
-    if options[0].endswith("mixed-precision") and config == earlier_run:
-        return  # this machine's default
-    changed = [key for key in config if config[key] != earlier_run[key]]
-    assert changed and len(list(tmp_path.glob("earlier/*/metrics.json"))) == 1
+    settings = open_tiny_run(tmp_path, *options).settings
+    assert [key for key in settings if settings[key] != earlier_run[key]]
+    assert make_room(tmp_path, settings).startswith("Moved an earlier run")
+
+
+def test_making_a_run_changes_nothing_on_the_disk(tmp_path, earlier_run):
+    before = sorted(tmp_path.rglob("*"))
+    open_tiny_run(tmp_path, "--seed", 2)
+    open_tiny_run(tmp_path / "new", "--seed", 2)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_every_option_is_known_to_identify_a_run_or_not_to():
     options = vars(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).parse_args([]))
     others = {"data", "data_dir", "output_dir", "show", "tensorboard", "seeds", "folds", "resume", "debug", "cache_dir"}
-    others |= {"predict", "export", "crop", "tta", "explain"}
-    assert others | set(SETTINGS) == set(options) | {"identity_blocks"} and not others & set(SETTINGS)
+    others |= {"not_sure_below"}  # the weights and the predictions stay the same
+    others |= {"none"}  # added to the settings where it is given
+    others |= {"image_size"}  # the settings have that of the images
+    others |= {"predict", "export", "crop", "tta", "explain", "default_output_dir"}
+    assert others | set(SETTINGS) == set(options) and not others & set(SETTINGS)
+
+
+@pytest.mark.parametrize("text, value", [
+    ("0.8", 0.8), ("80%", 0.8), ("97.5%", 0.975), ("0", 0.0), ("1", 1.0), ("100%", 1.0), (".5", 0.5), ("1e-3", 0.001),
+    ("80", None), ("1.01", None), ("-0.1", None), ("101%", None), ("nan", None), ("0,8", None), ("%", None), ("", None),
+])  # fmt: skip
+def test_the_least_probability_is_given_as_a_number_or_in_percent(capsys, text, value):
+    parser = ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01)
+    if value is not None:
+        assert parser.parse_args(["--not-sure-below", text]).not_sure_below == value
+        return
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--not-sure-below={text}"])
+    message = "must be a probability from 0 to 1, such as 0.8, or a percentage, such as 80% (got "
+    assert f"{message}{text!r})" in capsys.readouterr().err
+
+
+def test_the_help_names_the_least_probability_that_is_used_without_the_option():
+    words = " ".join(ScriptParser("", "tiny", epochs=3, batch_size=8, learning_rate=0.01).format_help().split())
+    assert f"or else {NOT_SURE_BELOW})" in words
 
 
 # ----------------------------------------------------------------------- the device
@@ -418,7 +508,7 @@ def test_after_a_gpu_fault_the_same_command_starts_again_without_it(monkeypatch,
         startup.start_keras(1)
     assert str(left.value) == f"{sys.executable} {' '.join(sys.orig_argv)}"
     errors = capfd.readouterr().err
-    assert errors == "The GPU cannot be used; continuing on the CPU. Received: cuDNN: version mismatch\n"
+    assert errors == "The GPU cannot be used; continuing on the CPU (cuDNN: version mismatch)\n"
 
 
 def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path, capsys):
@@ -435,5 +525,5 @@ def test_a_training_that_diverges_is_one_line(tmp_path):
     arguments = "--dry-run", "--data", "synthetic", "--learning-rate", "1e30", "--output-dir", tmp_path
     process = run_script("signs_functional", *arguments)
     assert process.returncode == 2 and "Traceback" not in process.stderr
-    assert "The training diverged" in process.stderr and "--learning-rate" in process.stderr
+    assert "Training diverged" in process.stderr and "--learning-rate" in process.stderr
     assert not (tmp_path / "model.keras").exists()
