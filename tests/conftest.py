@@ -149,7 +149,6 @@ def tiny_run(folder, *options, head_epochs=0, stop=None):
 def the_same_random_numbers():
     """Let every test draw the same random numbers in every run; Keras takes its own seeds from Python's."""
     random.seed(0)
-    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)
