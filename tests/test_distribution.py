@@ -216,6 +216,7 @@ def results(folder):
     return history, keras.models.load_model(folder / "model.keras", compile=False).get_weights()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(few_images, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, count in (one, 1), (two, 2):
@@ -236,6 +237,7 @@ def test_two_processes_train_as_one_does(few_images, tmp_path):
     assert len(last) == 2 and last[1] == "Process 1 of 2: process 0 prints and saves the results"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_other_and_the_run_is_resumed(victim, few_images, tmp_path):
     folder, options = tmp_path / "run", ["--epochs", "12"]

@@ -133,6 +133,7 @@ def test_a_missing_package_is_named_before_anything_is_written(model, form, comm
     assert command in str(error.value) and not set(os.listdir(tmp_path)) - {".lock"}
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_trained_model(tmp_path):
     signs_functional.build_model(2).save(tmp_path / "model.keras")
     metadata = {"classes": ["left", "right"], "data": "folder", "temperature": 1.0, "ood_threshold": 1.0}

@@ -197,10 +197,8 @@ def test_nothing_is_mirrored_with_no_flip():
                 assert 8 < bright_left.sum() < 40 if flip else bright_left.all(), (script.__name__, name_of(augment))
 
 
-@pytest.mark.parametrize(
-    "script, size",
-    [("happy_sequential", 96), ("signs_functional", 224), pytest.param("signs_resnet50", 96, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script, size", [("happy_sequential", 96), ("signs_functional", 224), ("signs_resnet50", 96)])
 def test_a_script_trains_and_predicts_in_another_size(script, size, photos, tmp_path):
     out = tmp_path / "out"
     options = ["--data-dir", photos, "--dry-run", "--output-dir", out]

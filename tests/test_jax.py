@@ -27,9 +27,14 @@ def read_row(folder):
     return row
 
 
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
-def test_a_script_trains_and_explains_on_jax_and_predicts_the_same_without_it(script, on_jax, tmp_path):
-    process = run_script(script, "--dry-run", "--data", "synthetic", "--output-dir", tmp_path)
+@pytest.mark.slow
+# JAX compiles a step for minutes if the network has 50 layers.
+@pytest.mark.parametrize(
+    "script, options",
+    [("happy_sequential", ()), ("signs_functional", ()), ("signs_resnet50", ("--identity-blocks", 0, 1, 1, 0))],
+)
+def test_a_script_trains_and_explains_on_jax_and_predicts_the_same_without_it(script, options, on_jax, tmp_path):
+    process = run_script(script, "--dry-run", "--data", "synthetic", *options, "--output-dir", tmp_path)
     assert process.returncode == 0 and "JAX" in process.stdout.splitlines()[0], process.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["settings"]["backend"] == "jax" and set(metrics["training"]["versions"]) >= {"jax", "keras"}

@@ -24,9 +24,8 @@ def test_every_step_has_a_heading_and_the_lesson_is_in_the_cells(script):
     assert "run_main" not in code and "__file__" not in code and "return run." not in code
 
 
-@pytest.mark.parametrize(
-    "script", [pytest.param(script, marks=[pytest.mark.slow] * (script != "happy_sequential")) for script in SCRIPTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_cell_runs(script, tmp_path):
     notebook = make_notebook(script)
     (options,) = (cell for cell in notebook.cells if 'options = ""' in cell.source)

@@ -8,6 +8,7 @@ from conftest import run_script
 from basics.errors import InputError, require
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_curves_examples_and_confusion_matrix(tmp_path):
     arguments = ["--dry-run", "--data", "synthetic", "--tensorboard", "--output-dir", tmp_path]
     process = run_script("happy_sequential", *arguments)

@@ -33,13 +33,8 @@ np.save(sys.argv[2], model.predict(images, verbose=0))
 """
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "happy_sequential",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("signs_functional", "signs_resnet50")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
 def test_a_saved_model_opens_and_predicts_without_the_project(script, tmp_path):
     trained = run_script(script, "--dry-run", "--data", "synthetic", "--output-dir", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr

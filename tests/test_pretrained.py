@@ -96,6 +96,7 @@ def test_features_equal_those_of_keras_applications(files, size):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [IMAGENET_FILE, "theirs.keras", "theirs.weights.h5"])
 def test_weights_of_keras_applications_are_known_in_every_file(theirs, files, name, tmp_path):
     assert takes_imagenet_pixels(files(name)) and takes_imagenet_pixels("imagenet")
@@ -250,6 +251,7 @@ def test_weights_that_are_not_finite_are_refused():
         load_weights_by_name(network, stored, "diverged.keras")
 
 
+@pytest.mark.slow
 def test_offline_the_message_says_how_to_place_the_file_by_hand(tmp_path, monkeypatch):
     # An empty cache, and a proxy that does not answer.
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))

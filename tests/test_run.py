@@ -114,6 +114,7 @@ def deterministic_happy_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_happy_run, tmp_path):
     """There is a checkpoint of the last epoch and no model, which must get the average of the weights."""
     code = (
@@ -128,14 +129,8 @@ def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_ha
     assert hash_of_weights(tmp_path) == hash_of_weights(deterministic_happy_run)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "happy_sequential",
-        pytest.param("signs_functional", marks=pytest.mark.slow),
-        pytest.param("signs_resnet50", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
 def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run, tmp_path, script):
     first = deterministic_happy_run
     if script != "happy_sequential":
@@ -150,6 +145,7 @@ def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.slow
 def test_determinism_is_the_default_on_a_cpu_and_recorded(deterministic_happy_run, tmp_path):
     assert read_metrics(deterministic_happy_run)["settings"]["deterministic"] is True
     process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic")

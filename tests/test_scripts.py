@@ -171,6 +171,7 @@ runpy.run_path(SCRIPT, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_data_are_found_and_read_once_and_synthetic_images_are_mixed_in(small_real_set, tmp_path):
     """On any machine: what passes for photographs is trained on in the whole schedule."""
     out = tmp_path / "out"
@@ -200,6 +201,7 @@ def test_few_photographs_are_not_mixed_and_fewer_epochs_than_rows_are_trained(sm
     assert schedule_of(tmp_path / "out") == [("weak augmentation", [1, 1])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
 @pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
 def test_synthetic_images_are_mixed_into_photographs_unless_they_are_unwanted(dry_runs, tmp_path, script):

@@ -206,8 +206,13 @@ def test_a_signal_before_the_first_epoch_has_nothing_to_save(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
+@pytest.mark.parametrize(
+    "script, number",
+    [
+        *((script, number) for script in ("happy_sequential", "signs_functional") for number in ENDING),
+        ("signs_resnet50", signal.SIGTERM),  # its epochs are long
+    ],
+)
 def test_a_signal_ends_the_training_and_saves_what_was_learned(tmp_path, script, number):
     command = [sys.executable, "-u", ROOT / f"{script}.py", "--data", "synthetic", "--epochs", "500"]
     command += ["--output-dir", tmp_path]
@@ -250,6 +255,7 @@ def test_sigterm_is_passed_on_to_the_run_of_a_seed(tmp_path, monkeypatch):
     thread.join()
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_what_was_answered(tmp_path):
     from PIL import Image
 

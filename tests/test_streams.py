@@ -169,7 +169,8 @@ def test_predictions_are_saved_wherever_the_output_goes(tmp_path, end, code):
     assert len((saved / "predictions.csv").read_text().splitlines()) == 31 and (saved / "predictions.png").exists()
 
 
-@pytest.mark.parametrize("end", ["| head -1", pytest.param("> /dev/full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["| head -1", "> /dev/full"])
 def test_a_training_is_saved_wherever_the_output_goes(tmp_path, end):
     script = f"{sys.executable} {ROOT}/happy_sequential.py --dry-run --output-dir {tmp_path}/out {end}"
     process = shell(f"{script}; exit ${{PIPESTATUS[0]}}")
@@ -177,7 +178,9 @@ def test_a_training_is_saved_wherever_the_output_goes(tmp_path, end):
     assert {"model.keras", "metrics.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run", "--output-dir", "OUT"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], pytest.param(["--dry-run", "--output-dir", "OUT"], marks=pytest.mark.slow)]
+)
 def test_a_script_runs_inside_another_program_as_in_a_notebook(tmp_path, arguments):
     code = (
         "import io, runpy, sys\n"

@@ -161,6 +161,7 @@ def result_files(folder):
     return [metrics["results"], *(path.read_bytes() for path in sorted(folder.glob("*.png")))]
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_results_and_figures_on_a_machine_of_odd_settings(tmp_path, hostile_home):
     command = [ROOT / "happy_sequential.py", "--dry-run", "--data", "synthetic", "--output-dir"]
     clean, hostile = run([*command, tmp_path / "clean"]), run([*command, tmp_path / "hostile"], **hostile_home)
@@ -293,6 +294,7 @@ def test_a_notebook_does_not_start_again_without_its_gpu(ipython, monkeypatch):
         startup.start_keras(1)
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_notebook_shows_every_figure(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
