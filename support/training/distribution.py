@@ -21,7 +21,7 @@ from typing import NamedTuple
 from basics import errors
 from basics.errors import LOST, InputError, first_line
 
-JAX = "jax>=0.10,<0.11"
+JAX = "jax>=0.10,<0.13"
 
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 
