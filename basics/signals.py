@@ -44,6 +44,7 @@ def as_interrupts():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _waiting = False
 
 
 def hold():
@@ -57,6 +58,16 @@ def release():
     global _held
     _held = False
     check()
+
+
+@contextlib.contextmanager
+def held():
+    """Let signals wait until the end of a `with` block; a second one interrupts it."""
+    hold()
+    try:
+        yield
+    finally:
+        release()
 
 
 def check():
@@ -75,5 +86,6 @@ def _receive(number, _):
     if _held and not _waiting:
         _waiting = True
     elif not repeated:
-        _waiting = False
+        # Python drops an exception that comes up in a destructor. Then the next `check` raises it.
+        _waiting = not _held
         raise KeyboardInterrupt

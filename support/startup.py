@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+from basics import signals
 from basics.errors import InputError, first_line, printable, require
 from basics.files import NO_LOCKS, keras_home, read_json
 from support.training.distribution import JAX, join_processes
@@ -137,7 +138,8 @@ def _import_keras(backend):
     """Import Keras and TensorFlow, and let Keras compute as it does without the user's settings; name these."""
     ignored = _other_keras_settings(backend)
     # In this folder, Keras finds no configuration file, and writes none. It is only used while Keras is imported.
-    with _environment(KERAS_HOME=os.devnull, KERAS_BACKEND=backend, **dict.fromkeys(KERAS_VARIABLES)), quiet_startup():
+    environment = _environment(KERAS_HOME=os.devnull, KERAS_BACKEND=backend, **dict.fromkeys(KERAS_VARIABLES))
+    with signals.held(), environment, quiet_startup():  # Ctrl-C in the middle of it may crash Python
         import keras
         import tensorflow  # noqa: F401
     if keras.config.backend() != backend:  # a notebook has imported it before

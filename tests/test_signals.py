@@ -105,6 +105,56 @@ def test_a_second_ctrl_c_does_not_wait():
             signals.release()
 
 
+def test_a_signal_waits_until_the_end_of_a_block():
+    done = False
+    with signals.as_interrupts(), pytest.raises(KeyboardInterrupt):
+        with signals.held():
+            send(signal.SIGTERM)
+            done = True
+    assert done
+    with signals.as_interrupts():
+        with signals.held():
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+
+
+def test_an_interrupt_that_python_drops_comes_with_the_next_check(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+
+    class Finished:
+        def __del__(self):
+            send(signal.SIGTERM)
+
+    with signals.as_interrupts():
+        Finished()
+        with pytest.raises(KeyboardInterrupt):
+            signals.check()
+        signals.check()
+    assert len(dropped) == 1
+
+
+def test_keras_is_imported_to_the_end():
+    """A library in C++ may crash Python if its import is interrupted."""
+    code = """
+import atexit, os, signal
+from basics.errors import one_line_errors
+from support.startup import start_keras
+class Finder:
+    def find_spec(name, *_):
+        if name == "tensorflow":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+atexit.register(lambda: print("tensorflow.python" in sys.modules))
+with one_line_errors():
+    start_keras(1)
+"""
+    process = run_code(code)
+    assert process.returncode == 130 and process.stdout == "True\n", process.stderr
+    assert process.stderr.startswith("\nInterrupted. ")
+
+
 def test_another_thread_leaves_signals_alone():
     handlers = []
 
