@@ -97,7 +97,7 @@ def test_readme_shows_commands_that_this_test_sees():
     found = commands(README)
     for expected in (
         "python happy_sequential.py",
-        "python -m pytest",
+        'python -m pytest -m "not slow"',
         "python -m datasets.download",
         "python signs_functional.py --predict hand.jpg",
         "python happy_sequential.py --export web",
