@@ -46,6 +46,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A server that does not mind a client that closes its connection early."""
+
+    def handle_error(self, request, address):
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, address)
+
+
 def send(body, status=200, length=..., **headers):
     """Return an answer: `body` under a Content-Length that is by default the true one, or without any (None)."""
 
@@ -101,7 +109,7 @@ def server(certificate, monkeypatch):
     """A running server, which the test trusts and reaches without a proxy."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setenv("NO_PROXY", "*")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     server.socket = context.wrap_socket(server.socket, server_side=True)
