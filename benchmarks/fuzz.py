@@ -1,7 +1,7 @@
 """Feed damaged files to the readers, guided by the code they reach. Only an InputError may come out.
 
     pip install "atheris>=3.0,<4"
-    python -m benchmarks.fuzz                        105,000 inputs for the three readers
+    python -m benchmarks.fuzz                        145,000 inputs for the five readers
     python -m benchmarks.fuzz --runs 1000 image      1,000 inputs for the image reader
 
 atheris changes the bytes of a few good files and builds on the changes that reach new code. Each reader runs in a
@@ -25,22 +25,29 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from basics.errors import InputError, require, run_main
+from datasets.cache import open_cache
+from datasets.cache import record_type as image_record
 from datasets.folders import load_folder
 from datasets.hdf5 import load_h5
 from datasets.images import read_image
 from support.cli import ROOT, integer
+from support.training.transfer import read_features
+from support.training.transfer import record_type as feature_record
 
 # The program of a reader's process. atheris must instrument the modules that guide it while it imports them.
 PROGRAM = """
 import sys, atheris
-guides = ["basics.errors", "basics.files", "datasets", "PIL"]
+guides = ["basics.errors", "basics.files", "datasets", "support.training.transfer", "numpy.lib", "PIL"]
 with atheris.instrument_imports(include=guides):
     from PIL import Image
     Image.init()
     from benchmarks.fuzz import fuzz
 fuzz(*sys.argv[1:])
 """
-RUNS = {"h5": 50_000, "image": 50_000, "folder": 5_000}  # inputs for each reader
+# Inputs for each reader.
+RUNS = {"h5": 50_000, "image": 50_000, "folder": 5_000, "cache": 20_000, "features": 20_000}
+# Of the caches: so many pixels a side, and so many features an image.
+PIXELS, FEATURES = 8, 5
 # Pillow's formats and modes.
 IMAGE_KINDS = (
     "PNG RGB", "PNG RGBA", "PNG P", "PNG I;16", "JPEG RGB", "JPEG CMYK", "GIF P", "TIFF RGB", "TIFF F", "TIFF I;16",
@@ -107,6 +114,16 @@ def deep_pngs(pixels):
         )
 
 
+def good_caches(record):
+    """Yield files of records, as bytes: the caches of images and of features."""
+    for count in (0, 1, 3):
+        file = io.BytesIO()
+        records = np.zeros(count, record)
+        records["key"] = [np.void(bytes([number]) * 16) for number in range(count)]
+        np.save(file, records, allow_pickle=False)
+        yield file.getvalue()
+
+
 def check(reader, path):
     """Read the file with one of the readers, and check what it returns."""
     if reader == "h5":
@@ -114,6 +131,14 @@ def check(reader, path):
     elif reader == "image":
         pixels = read_image(path, 64)
         assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    elif reader == "cache":
+        cache = open_cache(path, PIXELS)
+        if cache is not None:
+            rows = [*cache.row_of.values()]
+            assert cache[rows].shape == (len(rows), PIXELS, PIXELS, 3)
+    elif reader == "features":
+        for features in read_features(path, feature_record(FEATURES)).values():
+            assert features.shape == (FEATURES,) and np.isfinite(features).all()
     else:  # as one image of a folder, whose six others must be read in any case
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2"):
@@ -122,6 +147,15 @@ def check(reader, path):
             os.link(path, f"{folder}/a/damaged.png")
             train_x, _, test_x, _, _ = load_folder(folder)
             assert len(train_x) + len(test_x) in (6, 7)
+
+
+def good_files(reader):
+    """Return what a reader has to read, an iterable of bytes."""
+    if reader == "h5":
+        return good_h5()
+    if reader in ("cache", "features"):
+        return good_caches(image_record(PIXELS) if reader == "cache" else feature_record(FEATURES))
+    return good_images()
 
 
 def fuzz(reader, folder, runs):
@@ -160,7 +194,7 @@ def main():
         # In memory where possible, because writing to a disk is slower.
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
             pathlib.Path(folder, "corpus").mkdir()
-            for number, data in enumerate(good_h5() if reader == "h5" else good_images()):
+            for number, data in enumerate(good_files(reader)):
                 pathlib.Path(folder, "corpus", f"good_{number}").write_bytes(data)
             command = [sys.executable, "-W", "ignore", "-c", PROGRAM, reader, folder, str(args.runs or RUNS[reader])]
             process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")

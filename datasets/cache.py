@@ -34,7 +34,8 @@ class Cache:
     The file stays open, so that another run may replace it. Each access maps it anew, because a long-lived memmap would
     count towards the process's memory.
 
-    Raises OSError or ValueError: the file is missing, damaged or not a cache of images of this size.
+    Raises OSError, ValueError or what else NumPy finds: the file is missing, damaged or not a cache of images of this
+    size.
     """
 
     def __init__(self, path, size=IMAGE_SIZE):
@@ -83,7 +84,7 @@ def read_all(paths, read, cache_path=None, size=IMAGE_SIZE):
     """
     if cache_path is not None and paths:
         keys = [_key(path) for path in paths]
-        old = _open_cache(cache_path, size)
+        old = open_cache(cache_path, size)
         faults = _known_faults(old, paths, keys, read)
         if faults is not None:
             return old, old.rows(keys), faults
@@ -100,11 +101,11 @@ def read_all(paths, read, cache_path=None, size=IMAGE_SIZE):
     return None, None, [fault for _, fault in _in_order(paths, lambda number: _attempt(read, paths[number]), size)]
 
 
-def _open_cache(path, size):
+def open_cache(path, size):
     """Return the `Cache` in a file, or None if there is none that can be used."""
     try:
         return Cache(path, size)
-    except (OSError, ValueError):
+    except Exception:  # NumPy raises many types; whatever the reason, the images are read again
         return None
 
 

@@ -12,11 +12,13 @@ from PIL import Image
 
 from basics.errors import InputError, printable
 from basics.files import csv_table
-from benchmarks.fuzz import good_h5, good_images
+from benchmarks.fuzz import FEATURES, PIXELS, check, good_files, good_h5, good_images
+from datasets.cache import open_cache
 from datasets.hdf5 import load_h5
 from datasets.images import read_image
 from support.evaluation.calibration import calibration_error, fit_temperature
 from support.evaluation.outputs import softmax
+from support.training.transfer import read_features, record_type
 
 EXAMPLES = settings(
     max_examples=150,
@@ -25,6 +27,7 @@ EXAMPLES = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 H5, IMAGES = list(good_h5()), list(good_images())
+CACHES = [(reader, content) for reader in ("cache", "features") for content in good_files(reader)]
 
 
 @st.composite
@@ -62,6 +65,29 @@ def test_an_image_is_read_or_refused(tmp_path, data):
         assert str(error).startswith(f"{tmp_path / 'me.png'} ")
     else:
         assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.filterwarnings("ignore")  # NumPy's, about headers of other versions
+@EXAMPLES
+@given(st.data())
+def test_a_damaged_cache_is_used_or_computed_again(tmp_path, data):
+    reader, content = data.draw(st.sampled_from(CACHES))
+    (tmp_path / "cache.npy").write_bytes(data.draw(damaged([content])))
+    check(reader, tmp_path / "cache.npy")
+
+
+@pytest.mark.parametrize("shape", ["(10**9,)", "(9999999999999,)", "(2,)", "(1, 1)", "()", "(1,", "9" * 5000])
+@pytest.mark.parametrize("reader", ["cache", "features"])
+def test_a_cache_that_declares_another_size_than_it_has_is_computed_again(tmp_path, reader, shape):
+    content = [*good_files(reader)][1]
+    length = int.from_bytes(content[8:10], "little")
+    header = re.sub(rb"'shape': \(1,\)", f"'shape': {shape}".encode(), content[10 : 10 + length])
+    data = content[:8] + len(header).to_bytes(2, "little") + header + content[10 + length :]
+    (tmp_path / "cache.npy").write_bytes(data)
+    if reader == "cache":
+        assert open_cache(tmp_path / "cache.npy", PIXELS) is None
+    else:
+        assert read_features(tmp_path / "cache.npy", record_type(FEATURES)) == {}
 
 
 @EXAMPLES

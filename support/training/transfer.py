@@ -74,14 +74,12 @@ class _FeatureCache:
             for array in layer.get_weights():
                 digest.update(np.ascontiguousarray(array))
         self.path = folder and folder / f"features_{digest.hexdigest()}.npy"
-        self.record = np.dtype([("key", "V16"), ("features", np.float32, self.body.output_shape[1:])])
+        self.record = record_type(self.body.output_shape[-1])
         self.known, self.stored = {}, 0
 
     def __enter__(self):
-        with contextlib.suppress(OSError, ValueError, EOFError):  # there is none, or it is damaged: compute it again
-            records = np.load(self.path, allow_pickle=False) if self.path else np.empty(0, self.record)
-            if records.dtype == self.record and np.isfinite(records["features"]).all():
-                self.known = dict(zip(records["key"].tolist(), records["features"]))
+        if self.path:
+            self.known = read_features(self.path, self.record)
         self.stored = len(self.known)
         return self
 
@@ -110,6 +108,23 @@ class _FeatureCache:
             self.known.update((keys[number], features) for number, features in zip(missing, computed))
         bar.update(len(images))
         return np.stack([self.known[key] for key in keys])
+
+
+def record_type(count):
+    """Return the dtype of a record: `count` features of an image, and the key of its pixels."""
+    return np.dtype([("key", "V16"), ("features", np.float32, (count,))])
+
+
+def read_features(path, record):
+    """Return the features in a cache file, a dict from key to float32 (n,); an empty one if the file is of no use."""
+    try:
+        # Mapped first, or a damaged file may ask for more memory than there is.
+        records = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception:  # NumPy raises many types; whatever the reason, the features are computed again
+        return {}
+    if records.dtype != record or records.ndim != 1 or not np.isfinite(records["features"]).all():
+        return {}
+    return dict(zip(records["key"].tolist(), records["features"]))
 
 
 @contextlib.contextmanager
