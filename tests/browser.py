@@ -7,12 +7,28 @@ import shutil
 import subprocess
 import time
 
+import pytest
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # Nothing but the page may use the network, and the machine has neither a screen nor a GPU.
 OPTIONS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --disable-default-apps --hide-scrollbars --remote-debugging-pipe
     --use-fake-device-for-media-stream""".split()
+
+# Frames have to come in time, so nothing else should be running: `-n 0 -m browser`.
+BROWSER_MARKS = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
+]
+
+
+def in_browser(test):
+    """Mark a test that needs a browser."""
+    for mark in BROWSER_MARKS:
+        test = mark(test)
+    return test
 
 
 class Browser:

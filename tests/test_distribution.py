@@ -153,6 +153,7 @@ def test_a_run_is_distributed_over_the_devices_of_tensorflow(tmp_path):
     assert [layer.synchronized for layer in model.layers if hasattr(layer, "synchronized")] == [False] * 5
 
 
+@pytest.mark.slow
 def test_batch_normalization_is_synchronized_over_devices():
     code = """
 import numpy as np, tensorflow as tf, keras

@@ -73,6 +73,7 @@ def check_int8(model, tmp_path, capsys, least):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_8_bit_network_is_small_and_answers_nearly_like_the_original(model, tmp_path, capsys):
     rng = np.random.default_rng(3)
     for layer in model.layers:

@@ -124,11 +124,13 @@ def test_near_duplicates_are_found_in_images_of_any_size(size):
     assert groups[0] == groups[2] != groups[1]
 
 
-@pytest.mark.parametrize("size", [32, *SIZES, 256])
-@pytest.mark.parametrize("script", [happy_sequential, signs_functional, signs_resnet50], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("size", [32, *SIZES, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", [
+    happy_sequential,
+    signs_functional,
+    pytest.param(signs_resnet50, marks=pytest.mark.slow),
+], ids=lambda script: script.__name__)  # fmt: skip
 def test_numpy_computes_what_keras_does(script, size, tmp_path):
-    if script is signs_resnet50 and size == 256:
-        pytest.skip("takes long")
     model = script.build_model(3, image_size=size)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -155,7 +157,7 @@ def test_a_network_for_larger_images_takes_the_convolutions_that_ship(capsys):
     assert "Weights: 10 layers from weights/, trained on SYNTHETIC images only" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])])
 def test_a_network_of_any_size_is_trained_saved_exported_and_explained(size, tmp_path):
     model = signs_functional.build_model(3, size)
     model.compile("adam", "categorical_crossentropy")

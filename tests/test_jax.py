@@ -55,6 +55,7 @@ def test_a_script_trains_and_explains_on_jax_and_predicts_the_same_without_it(sc
         assert float(other[key]) == pytest.approx(float(row[key]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_grad_cam_is_the_same_on_jax(on_jax, tmp_path):
     keras.utils.set_random_seed(1)
     model = signs_functional.build_model()

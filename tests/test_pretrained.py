@@ -82,7 +82,7 @@ def with_weights(path, **options):
     return model
 
 
-@pytest.mark.parametrize("size", [64, 96, 160, 224])
+@pytest.mark.parametrize("size", [64, 96, *(pytest.param(size, marks=pytest.mark.slow) for size in (160, 224))])
 def test_features_equal_those_of_keras_applications(files, size):
     theirs = keras.applications.ResNet50(
         weights=str(files(IMAGENET_FILE)), include_top=False, pooling="avg", input_shape=(size, size, 3)
@@ -215,6 +215,7 @@ def test_any_other_file_is_refused_with_what_it_is(files, tmp_path, make, reason
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_another_variant_is_refused_and_named(files, capsys):
     with pytest.raises(InputError, match="--identity-blocks 2 3 5 3.* 6 missing .conv5_block4_1_bn, "):
         with_weights(files("ours.weights.h5"), identity_blocks=(2, 3, 5, 3))

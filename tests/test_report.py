@@ -11,7 +11,7 @@ import types
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, in_browser
 from conftest import REAL, SHARED
 from PIL import Image, ImageEnhance
 
@@ -70,6 +70,7 @@ def test_a_changed_copy_is_a_near_duplicate_of_its_original(hands, change):
     assert index.tolist() == list(range(20, 40)) and distance.max() < NEAR_DUPLICATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["signs_wide", "happy_wide"])
 def test_different_hands_and_faces_are_not_near_duplicates(name):
     (train_x, _), (test_x, _) = render_images(name, 200, seed=101), render_images(name, 60, seed=102)
@@ -564,7 +565,7 @@ def browser(tmp_path_factory):
         yield browser
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+@in_browser
 @pytest.mark.parametrize("width", [390, 800, 1280])
 def test_the_page_is_not_wider_than_its_window(run, browser, width):
     browser.send("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=True)
@@ -577,7 +578,7 @@ def test_the_page_is_not_wider_than_its_window(run, browser, width):
     browser.send("Emulation.clearDeviceMetricsOverride")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+@in_browser
 def test_nothing_is_cut_off_on_paper(run, browser):
     browser.send("Emulation.setEmulatedMedia", media="print")
     # The width of an A4 page without its margins.

@@ -517,6 +517,7 @@ def test_a_gpu_that_tensorflow_does_not_find_is_mentioned(monkeypatch, tmp_path,
     assert "and-cuda" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_one_line(tmp_path):
     arguments = "--dry-run", "--data", "synthetic", "--learning-rate", "1e30", "--output-dir", tmp_path
     process = run_script("signs_functional", *arguments)

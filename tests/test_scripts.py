@@ -16,7 +16,7 @@ SCRIPTS = {"happy_sequential": "happy", "signs_functional": "signs", "signs_resn
 # For tests that train: ResNet50 takes a minute.
 TRAINED = [pytest.param(script, marks=[pytest.mark.slow] * (script == "signs_resnet50")) for script in SCRIPTS]
 # Photographs lie beside the checkout on some machines only; synthetic images can be rendered everywhere.
-SOURCES = ["synthetic"] + (["real"] if SHARED.is_dir() else [])
+SOURCES = ["synthetic"] + ([pytest.param("real", marks=pytest.mark.slow)] if SHARED.is_dir() else [])
 FIGURES = {
     *("examples.png", "augmented.png", "learning_curves.png", "confusion_matrix.png", "mistakes.png"),
     "reliability.png",
@@ -287,7 +287,7 @@ def test_folds_are_several_single_runs_that_test_every_training_image_once(small
         (["--folds", 3, "--export", "onnx"], "--folds trains, --export uses a trained model. Drop one"),
         (["--folds", 3, "--seeds", 2], "--seeds 2 and --folds 3 cannot be combined"),
         (["--folds", 3, "--fold", "1/3"], "--folds 3 and --fold 1/3 cannot be combined"),
-        (["--folds", 5], "5 folds need at least 5 images of each class"),
+        pytest.param(["--folds", 5], "5 folds need at least 5 images of each class", marks=pytest.mark.slow),
         (["--fold", "4/3"], "must be I/K, such as 2/5.*got '4/3'"),
         (["--fold", "0/3"], "got '0/3'"),
         (["--fold", "1/1"], "got '1/1'"),
@@ -348,6 +348,7 @@ def test_the_small_networks_answer_before_any_training(tmp_path, script):
 # -------------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 def test_the_described_variant_is_one_option_away(tmp_path):
     code = (
         "import resnet_utils, runpy\n"
@@ -425,6 +426,7 @@ def test_a_dry_run_has_a_folder_of_its_own():
     assert parser.parse_args(["--dry-run", "--output-dir", "mine"]).output_dir.name == "mine"
 
 
+@pytest.mark.slow
 def test_missing_data_is_one_line_and_code_2(tmp_path):
     process = run_script("signs_functional", "--data", "real", "--data-dir", tmp_path, "--output-dir", tmp_path)
     assert process.returncode == 2
@@ -474,9 +476,11 @@ REFUSED = {
     "a prediction of nothing": ["--predict", "no_such.jpg"],
     "a backend of another kind": ["--data", "synthetic"],
 }
+# Noticed with the data, after Keras was imported, which takes seconds.
+LATE = {"a folder without images", "a folder of one class", "photographs that are SYNTHETIC", "too many folds"}
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LATE)) for kind in REFUSED])
 def test_an_option_that_is_refused_leaves_the_finished_model_where_it_was(finished, tmp_path, monkeypatch, kind):
     write_inputs(tmp_path)
     if "SYNTHETIC" in kind:
@@ -490,6 +494,7 @@ def test_an_option_that_is_refused_leaves_the_finished_model_where_it_was(finish
     assert snapshot(finished) == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_other_settings_leaves_the_checkpoint_where_it_was(finished, tmp_path):
     before = snapshot(finished)
     process = run_script("signs_functional", "--resume", "--weights", ROOT / "README.md", "--output-dir", finished)

@@ -88,7 +88,7 @@ def model():
 
 def synthetic_hands():
     """Return SYNTHETIC hands that the network has not been trained on."""
-    return load_h5(render_dataset("signs_wide")[1], "test")[0]
+    return load_h5(*render_dataset("signs_wide", parts=("test",), few=4), "test")[0]
 
 
 def find_with(model, find=None):
@@ -115,6 +115,7 @@ def photographs(wall, count, monkeypatch):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wall", ["as rendered", "gray", "as red as skin"])
 def test_hands_are_found_and_read_anywhere(model, wall, monkeypatch, tmp_path):
     network, metadata = model
@@ -135,9 +136,9 @@ def test_hands_are_found_and_read_anywhere(model, wall, monkeypatch, tmp_path):
 
 def test_an_image_that_is_filled_already_stays_whole(model):
     find, kept = find_with(model, find_hand), 0
-    for image in synthetic_hands()[:24]:
+    for image in synthetic_hands()[:12]:
         kept += find(np.asarray(Image.fromarray(image).resize((200, 200), Image.Resampling.BICUBIC)), 64) == [None]
-    assert kept > 12
+    assert kept > 6
     assert find(image, 64) == [None]  # there is nothing to crop
 
 
@@ -153,7 +154,7 @@ def test_nothing_is_found_where_nothing_is(model):
 def test_squares_lie_within_the_image_and_are_as_large_as_the_network_takes(model):
     rng = np.random.default_rng(405)
     find, sides = find_with(model, lambda image: (390, 290, 20)), []
-    for image in synthetic_hands()[:12]:
+    for image in synthetic_hands()[:8]:
         photo = np.asarray(photograph(image, rng)[0].resize((400, 300)))
         for square in find(photo, 90):
             x, y, side = square or (200, 150, 300)

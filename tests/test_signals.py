@@ -222,9 +222,15 @@ def whole_run(tmp_path_factory):
     return tiny_run(tmp_path_factory.mktemp("whole"), "--epochs", 4)
 
 
-@pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize(
-    "method, epoch, done", [("on_epoch_end", 1, 1), ("on_train_batch_end", 2, 1), ("on_epoch_end", 4, 4)]
+    "number, method, epoch, done",
+    [
+        (signal.SIGINT, "on_epoch_end", 1, 1),
+        (signal.SIGINT, "on_train_batch_end", 2, 1),
+        (signal.SIGTERM, "on_train_batch_end", 2, 1),
+        (signal.SIGTERM, "on_epoch_end", 4, 4),
+        (signal.SIGHUP, "on_epoch_end", 1, 1),
+    ],
 )
 def test_a_training_that_gets_a_signal_saves_and_can_be_resumed(
     whole_run, tmp_path, monkeypatch, number, method, epoch, done

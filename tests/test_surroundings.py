@@ -81,6 +81,7 @@ print(keras.layers.Conv2D(3, 3).data_format, os.environ.get("KERAS_HOME"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", [{name: "wrong" for name in SETTINGS}, {"floatx": "float64", "epsilon": 0.1}, "[1]"]
 )
@@ -458,6 +459,7 @@ def test_options_that_are_used_are_not_refused():
         assert args.epochs == epochs
 
 
+@pytest.mark.slow
 def test_a_script_that_trains_names_what_only_predict_uses(tmp_path):
     process = run_script("signs_functional", "--explain", "--data", "real", "--data-dir", tmp_path)
     assert "--explain has no effect without --predict\n" in process.stdout

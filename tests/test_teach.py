@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import BROWSER_MARKS, Browser
 from PIL import Image, ImageDraw
 
 from datasets import SIGNS
@@ -18,7 +18,7 @@ from datasets.synthetic import hands, moments, render_images
 from support.export.live_page import render_live_page
 from support.prediction.trained_model import load_trained_model
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+pytestmark = BROWSER_MARKS
 
 GESTURES = ("thumbs-up", "call me")
 SITTING = 2

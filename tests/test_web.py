@@ -11,7 +11,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, in_browser
 from conftest import SHARED, random_weights
 from keras import layers
 from PIL import Image
@@ -32,8 +32,6 @@ from support.prediction.detection import find_hand
 from support.prediction.search import searcher
 from support.prediction.trained_model import Metadata
 from support.training.pretrained import weights_file
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
 
 SCRIPTS = {HAPPY: "happy_sequential", SIGNS: "signs_functional"}
 
