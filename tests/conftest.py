@@ -1,5 +1,7 @@
 """What several test files use: where things are, scripts and tiny runs, and small files in the course's schema."""
 
+import functools
+import json
 import os
 import pathlib
 import random
@@ -10,11 +12,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Real photographs are never part of the repository; without them, the tests that need them are skipped.
 SHARED = pathlib.Path(os.environ.get("CNN_TEST_PHOTOS") or ROOT.parent / "shared" / "datasets").resolve()
 REAL = {"happy": SHARED / "smile_faces", "signs": SHARED / "signs_photos"}
+SCRIPTS = {"happy_sequential": "happy", "signs_functional": "signs", "signs_resnet50": "signs"}
 
 sys.path.insert(0, str(ROOT))
 os.environ["MPLBACKEND"] = "agg"  # no windows, on machines with a display either
@@ -159,6 +163,29 @@ def nothing_left_behind():
         sys.modules["keras"].mixed_precision.set_global_policy("float32")
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="session")
+def dry_run(tmp_path_factory, worker_id):
+    """Return a function that gives a script's dry run on a source: its folder, which stays as it is, and the process.
+
+    Each is done once, by the test process that asks first.
+    """
+    folders = tmp_path_factory.getbasetemp()
+    folders = folders if worker_id == "master" else folders.parent  # which the test processes share
+
+    @functools.cache
+    def dry_run(script, source="synthetic"):
+        folder, done = folders / f"{script}_{source}", folders / f"{script}_{source}.json"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                data = ["--data-dir", REAL[SCRIPTS[script]]] if source == "real" else ["--data", "synthetic"]
+                # Started in another folder: nothing may depend on the working directory.
+                process = run_script(script, "--dry-run", "--output-dir", folder, *data, cwd=folders)
+                done.write_text(json.dumps([process.returncode, process.stdout, process.stderr]))
+        return folder, subprocess.CompletedProcess(script, *json.loads(done.read_text()))
+
+    return dry_run
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_code, run_script
+from conftest import ROOT, run_code
 
 # Prints the probabilities for random images; nothing of the project can be imported.
 OUTSIDE = """
@@ -35,10 +35,10 @@ np.save(sys.argv[2], model.predict(images, verbose=0))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
-def test_a_saved_model_opens_and_predicts_without_the_project(script, tmp_path):
-    trained = run_script(script, "--dry-run", "--data", "synthetic", "--output-dir", tmp_path / "run")
+def test_a_saved_model_opens_and_predicts_without_the_project(dry_run, script, tmp_path):
+    folder, trained = dry_run(script)
     assert trained.returncode == 0, trained.stderr
-    model = tmp_path / "run" / "model.keras"
+    model = folder / "model.keras"
     # -I leaves the current folder, PYTHONPATH and the script's folder out of sys.path.
     command = [sys.executable, "-I", "-c", OUTSIDE, str(model), str(tmp_path / "outside.npy")]
     outside = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

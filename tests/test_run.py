@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, open_tiny_run, run_code, run_script, tiny_run
+from conftest import ROOT, SCRIPTS, open_tiny_run, run_code, run_script, tiny_run
 
 from basics.errors import InputError, NothingToDo
 from support import startup
@@ -69,10 +69,10 @@ def test_ctrl_c_ends_the_training_and_saves_what_was_learned(tmp_path):
 def test_a_killed_and_resumed_script_gives_the_same_result():
     from benchmarks.resume import SIGNALS, kill_and_resume
 
-    totals = kill_and_resume("signs_functional", kills=2, epochs=5, count=10, seed=3, signals=SIGNALS)
+    totals = kill_and_resume("signs_functional", kills=1, epochs=5, count=10, seed=3, signals=SIGNALS)
     assert [*totals] == ["INT", "TERM", "KILL"]
     for found in totals.values():
-        assert found.kills == found.clean == 2 and found.saved == found.learned
+        assert found.kills == found.clean == 1 and found.saved == found.learned
         assert found.resumed == found.same >= 1
 
 
@@ -106,16 +106,8 @@ def test_a_resumed_run_gives_the_result_of_a_whole_one(whole_runs, tmp_path, hea
 DETERMINISTIC = ("--dry-run", "--data", "synthetic", "--output-dir")  # the default on a CPU
 
 
-@pytest.fixture(scope="module")
-def deterministic_happy_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("deterministic")
-    process = run_script("happy_sequential", *DETERMINISTIC, folder)
-    assert process.returncode == 0, process.stderr
-    return folder
-
-
 @pytest.mark.slow
-def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_happy_run, tmp_path):
+def test_a_run_killed_after_its_last_epoch_is_not_trained_again(dry_run, tmp_path):
     """There is a checkpoint of the last epoch and no model, which must get the average of the weights."""
     code = (
         "import os, runpy, support.training.run\n"
@@ -126,28 +118,25 @@ def test_a_run_killed_after_its_last_epoch_is_not_trained_again(deterministic_ha
     assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / "model.keras").exists()
     process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--resume")
     assert process.returncode == 0 and "Epoch 4/4" not in process.stdout, process.stderr
-    assert hash_of_weights(tmp_path) == hash_of_weights(deterministic_happy_run)
+    assert hash_of_weights(tmp_path) == hash_of_weights(dry_run("happy_sequential")[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
-def test_deterministic_runs_are_the_same_to_the_last_bit(deterministic_happy_run, tmp_path, script):
-    first = deterministic_happy_run
-    if script != "happy_sequential":
-        first = tmp_path / "first"
-        process = run_script(script, *DETERMINISTIC, first)
-        assert process.returncode == 0, process.stderr
-    process = run_script(script, *DETERMINISTIC, tmp_path / "second")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_deterministic_runs_are_the_same_to_the_last_bit(dry_run, tmp_path, script):
+    first, process = dry_run(script)
     assert process.returncode == 0, process.stderr
-    assert hash_of_weights(first) == hash_of_weights(tmp_path / "second")
-    metrics = [read_metrics(folder) for folder in (first, tmp_path / "second")]
+    process = run_script(script, *DETERMINISTIC, tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert hash_of_weights(first) == hash_of_weights(tmp_path)
+    metrics = [read_metrics(folder) for folder in (first, tmp_path)]
     assert [found["training"].pop("seconds") > 0 for found in metrics] == [True, True]
     assert metrics[0] == metrics[1]
 
 
 @pytest.mark.slow
-def test_determinism_is_the_default_on_a_cpu_and_recorded(deterministic_happy_run, tmp_path):
-    assert read_metrics(deterministic_happy_run)["settings"]["deterministic"] is True
+def test_determinism_is_the_default_on_a_cpu_and_recorded(dry_run, tmp_path):
+    assert read_metrics(dry_run("happy_sequential")[0])["settings"]["deterministic"] is True
     process = run_script("happy_sequential", *DETERMINISTIC, tmp_path, "--no-deterministic")
     assert process.returncode == 0 and read_metrics(tmp_path)["settings"]["deterministic"] is False, process.stderr
     assert not re.search("^Device: .*deterministic", process.stdout, re.MULTILINE)

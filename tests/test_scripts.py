@@ -3,16 +3,16 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from conftest import REAL, ROOT, SHARED, run_code, run_script
+from conftest import REAL, ROOT, SCRIPTS, SHARED, run_code, run_script
 from PIL import Image
 
 from datasets.loading import DRY_RUN_IMAGES
 from datasets.synthetic import render_dataset
 
-SCRIPTS = {"happy_sequential": "happy", "signs_functional": "signs", "signs_resnet50": "signs"}
 # For tests that train: ResNet50 takes a minute.
 TRAINED = [pytest.param(script, marks=[pytest.mark.slow] * (script == "signs_resnet50")) for script in SCRIPTS]
 # Photographs lie beside the checkout on some machines only; synthetic images can be rendered everywhere.
@@ -34,22 +34,6 @@ SCHEDULES = {
 }
 
 
-@pytest.fixture(scope="module")
-def dry_runs(tmp_path_factory):
-    """Return a function that gives a script's dry run on a source: its output folder and process, run once."""
-    done = {}
-
-    def dry_run(script, source):
-        if (script, source) not in done:
-            folder = tmp_path_factory.mktemp(f"{script}_{source}")
-            data = ["--data-dir", REAL[SCRIPTS[script]]] if source == "real" else ["--data", "synthetic"]
-            # Started in another folder: nothing may depend on the working directory.
-            done[script, source] = folder, run_script(script, "--dry-run", "--output-dir", folder, *data, cwd=folder)
-        return done[script, source]
-
-    return dry_run
-
-
 def read_metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
@@ -65,8 +49,8 @@ def schedule_of(folder):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("script", TRAINED)
-def test_dry_run_goes_through_the_whole_script(dry_runs, script, source):
-    folder, process = dry_runs(script, source)
+def test_dry_run_goes_through_the_whole_script(dry_run, script, source):
+    folder, process = dry_run(script, source)
     assert process.returncode == 0, process.stderr
     files = {"model.keras", "history.csv", "metrics.json", "mistakes.csv", "report.html"}
     assert {path.name for path in folder.iterdir()} == FIGURES | files
@@ -107,8 +91,8 @@ def test_dry_run_goes_through_the_whole_script(dry_runs, script, source):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("script", TRAINED)
-def test_a_dry_run_goes_through_the_whole_schedule(dry_runs, script, source):
-    folder, _ = dry_runs(script, source)
+def test_a_dry_run_goes_through_the_whole_schedule(dry_run, script, source):
+    folder, _ = dry_run(script, source)
     assert schedule_of(folder) == SCHEDULES[script, source]
     assert (read_metrics(folder)["training"]["synthetic_examples"] > 0) == (source == "real")
 
@@ -204,8 +188,8 @@ def test_few_photographs_are_not_mixed_and_fewer_epochs_than_rows_are_trained(sm
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs photographs")
 @pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
-def test_synthetic_images_are_mixed_into_photographs_unless_they_are_unwanted(dry_runs, tmp_path, script):
-    folder, process = dry_runs(script, "real")
+def test_synthetic_images_are_mixed_into_photographs_unless_they_are_unwanted(dry_run, tmp_path, script):
+    folder, process = dry_run(script, "real")
     count = read_metrics(folder)["training"]["synthetic_examples"]
     assert count > 0 and f"Mixed {count} SYNTHETIC images with the " in process.stdout
     arguments = ["--dry-run", "--no-mix-synthetic", "--weights", "random"]
@@ -235,7 +219,7 @@ def test_mixed_precision_is_reported_and_the_saved_model_is_float32(switch, word
 
 
 @pytest.mark.slow
-def test_several_seeds_are_several_single_runs_and_fix_the_result(dry_runs, tmp_path):
+def test_several_seeds_are_several_single_runs_and_fix_the_result(dry_run, tmp_path):
     arguments = ["--dry-run", "--data", "synthetic", "--seeds", 2, "--output-dir", tmp_path]
     process = run_script("signs_functional", *arguments)
     assert process.returncode == 0, process.stderr
@@ -246,7 +230,7 @@ def test_several_seeds_are_several_single_runs_and_fix_the_result(dry_runs, tmp_
     mean = r"^Mean \d+\.\d+%, (standard deviation .*, 95% interval of the mean |.*the seeds agree)"
     assert re.search(mean, process.stdout, re.MULTILINE)
     # The same seed gives the same result, another one another; sums over threads may differ in their last digits.
-    expected = first_losses(dry_runs("signs_functional", "synthetic")[0])
+    expected = first_losses(dry_run("signs_functional")[0])
     assert first_losses(tmp_path / "seed_1") == pytest.approx(expected, rel=1e-4)
     assert first_losses(tmp_path / "seed_2") != pytest.approx(expected, rel=1e-4)
 
@@ -313,8 +297,8 @@ def test_several_seeds_of_a_prediction_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("script", TRAINED)
-def test_predict_answers_and_shows_what_the_model_saw(dry_runs, script, tmp_path):
-    folder, _ = dry_runs(script, "synthetic")
+def test_predict_answers_and_shows_what_the_model_saw(dry_run, script, tmp_path):
+    folder = shutil.copytree(dry_run(script)[0], tmp_path / "run")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     broken = tmp_path / "broken.png"

@@ -163,11 +163,12 @@ def result_files(folder):
 
 
 @pytest.mark.slow
-def test_a_run_gives_the_same_results_and_figures_on_a_machine_of_odd_settings(tmp_path, hostile_home):
+def test_a_run_gives_the_same_results_and_figures_on_a_machine_of_odd_settings(dry_run, tmp_path, hostile_home):
     command = [ROOT / "happy_sequential.py", "--dry-run", "--data", "synthetic", "--output-dir"]
-    clean, hostile = run([*command, tmp_path / "clean"]), run([*command, tmp_path / "hostile"], **hostile_home)
+    folder, clean = dry_run("happy_sequential")
+    hostile = run([*command, tmp_path / "hostile"], **hostile_home)
     assert clean.returncode == hostile.returncode == 0, hostile.stderr
-    assert result_files(tmp_path / "clean") == result_files(tmp_path / "hostile")
+    assert result_files(folder) == result_files(tmp_path / "hostile")
     assert "not used" not in clean.stdout and len(list((tmp_path / "hostile").glob("*.png"))) == 6
     home = hostile_home["HOME"]
     for line in (
