@@ -18,6 +18,9 @@ SYNTHETIC_EPOCHS = 15  # computer graphics vary less
 BATCH_SIZE = 32  # larger batches would make fewer steps
 LEARNING_RATE = 3e-3  # three times Adam's usual rate: batch normalization allows larger steps
 COPIES = 4  # how often each photograph is used, so that photographs outnumber the SYNTHETIC hands
+# For classes of your own, of which there may be few photographs:
+LEAST_IMAGES = 1024  # in an epoch: a smaller set is shown several times
+WEIGHT_DECAY = 1.5  # times the learning rate: what a weight loses in each step
 
 if __name__ == "__main__":
     # Starts Keras, so it comes before the imports; --help, --predict, --export, --seeds and --folds end here.
@@ -85,6 +88,12 @@ def strong_augmentation(images, seed, flip=True):
     return color_jitter(images, seed, color=0.12, gray=0.1, tone=0.4, contrast=0.25, brightness=0.15, shadow=0.3)
 
 
+def crop_augmentation(images, seed, flip=True):
+    """Show things of any kind at other places and distances, often cut off by the edge, in other light."""
+    images = random_affine(images, seed, flip=flip, rotation=10, shift=0.2, zoom=0.5)
+    return color_jitter(images, seed, color=0.12, gray=0.15, tone=0.4, contrast=0.25, brightness=0.15)
+
+
 def main(args):
     # 2. Load the training and the test set.
     data = utils.load_signs_dataset(
@@ -122,16 +131,24 @@ def main(args):
     #    Strong augmentation and SYNTHETIC hands show other people, backgrounds and lighting; the last epochs, at a low
     #    learning rate, change the images little.
     weak, strong = partial(weak_augmentation, flip=args.flip), partial(strong_augmentation, flip=args.flip)
+    images_per_epoch, weight_decay = len(train_x), None
     if data.shows_task:  # the digits, not classes of your own
         schedule = [  # epochs (scaled to --epochs), images, augmentation or None
             (16, (mixed_x, mixed_y), strong),
             (24, (mixed_x, mixed_y), weak),
         ]
-    else:  # images of your own may have no background to replace
-        schedule = [(40, (train_x, train_y), weak)]
-    batches = utils.Batches(schedule, args.epochs, args.batch_size, args.seed, len(train_x))
+    else:
+        #    Images of your own may have no background to replace. Large changes and a strong weight decay keep the
+        #    network from learning a few hundred of them by heart (Brigato and Mougiakakou, "No Data Augmentation?
+        #    Alternative Regularizations for Effective Training on Small Datasets", 2023).
+        schedule = [(40, (train_x, train_y), partial(crop_augmentation, flip=args.flip))]
+        if not args.dry_run:
+            images_per_epoch = max(LEAST_IMAGES, len(train_x))
+        weight_decay = WEIGHT_DECAY
+    batches = utils.Batches(schedule, args.epochs, args.batch_size, args.seed, images_per_epoch)
     learning_rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * batches.steps_per_epoch)
-    model.compile(keras.optimizers.Adam(learning_rate), loss="categorical_crossentropy", metrics=["accuracy"])
+    optimizer = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay)
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     class_weight = utils.class_weights(train_y, data.class_names, args.class_weights)
     with run.training(model, batches):  # faster layers, checkpoints, --resume, Ctrl-C
         model.fit(
