@@ -18,9 +18,7 @@ SYNTHETIC_EPOCHS = 15  # computer graphics vary less
 BATCH_SIZE = 32  # larger batches would make fewer steps
 LEARNING_RATE = 3e-3  # three times Adam's usual rate: batch normalization allows larger steps
 COPIES = 4  # how often each photograph is used, so that photographs outnumber the SYNTHETIC hands
-# For classes of your own, of which there may be few photographs:
-LEAST_IMAGES = 1024  # in an epoch: a smaller set is shown several times
-WEIGHT_DECAY = 1.5  # times the learning rate: what a weight loses in each step
+LEAST_IMAGES = 1024  # in an epoch of classes of your own: a smaller set is shown several times
 
 if __name__ == "__main__":
     # Starts Keras, so it comes before the imports; --help, --predict, --export, --seeds and --folds end here.
@@ -144,7 +142,7 @@ def main(args):
         schedule = [(40, (train_x, train_y), partial(crop_augmentation, flip=args.flip))]
         if not args.dry_run:
             images_per_epoch = max(LEAST_IMAGES, len(train_x))
-        weight_decay = WEIGHT_DECAY
+        weight_decay = 1.5  # times the learning rate: the fraction of each weight that every step takes away
     batches = utils.Batches(schedule, args.epochs, args.batch_size, args.seed, images_per_epoch)
     learning_rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * batches.steps_per_epoch)
     optimizer = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay)
