@@ -227,19 +227,17 @@ def test_a_script_trains_on_classes_of_your_own_and_names_them(three, tmp_path, 
 @pytest.mark.parametrize("script", ["happy_sequential", "signs_functional"])
 def test_unbalanced_classes_are_weighted_printed_and_recorded(tmp_path, script):
     folder = make_folder(tmp_path / "mine", {"blue": 30, "amber": 6})
-    arguments = "--epochs", 1, "--data-dir", folder, "--output-dir", tmp_path / "out"
+    # In steps so small, it learns nothing, so the balanced accuracy is another than the accuracy.
+    arguments = "--epochs", 1, "--learning-rate", 1e-9, "--data-dir", folder, "--output-dir", tmp_path / "out"
     process = run_script(script, *arguments)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("a rare one counts more in the loss. Weights: amber ") == 1
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     # The test set takes 1 and 4 images, the validation split 1 and 3 of the others.
     assert metrics["training"]["class_weights"] == pytest.approx({"amber": 27 / 8, "blue": 27 / 46})
-    results = metrics["results"]
-    assert "Balanced accuracy: " in process.stdout and 0 <= results["test_balanced_accuracy"] <= 1
+    assert "Balanced accuracy: " in process.stdout and 0 <= metrics["results"]["test_balanced_accuracy"] <= 1
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "amber 3.38, blue 0.59" in report
-    differs = results["test_balanced_accuracy"] != results["test_accuracy"]
-    assert ("Balanced accuracy" in report) == differs
+    assert "amber 3.38, blue 0.59" in report and "Balanced accuracy" in report
     if script == "signs_functional":
         assert metrics["training"]["examples_per_epoch"] == signs_functional.LEAST_IMAGES
         process = run_script(script, *arguments, "--no-class-weights")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_code
+from conftest import ROOT, SCRIPTS, run_code
 
 # Prints the probabilities for random images; nothing of the project can be imported.
 OUTSIDE = """
@@ -34,7 +34,7 @@ np.save(sys.argv[2], model.predict(images, verbose=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["happy_sequential", "signs_functional", "signs_resnet50"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_saved_model_opens_and_predicts_without_the_project(dry_run, script, tmp_path):
     folder, trained = dry_run(script)
     assert trained.returncode == 0, trained.stderr
