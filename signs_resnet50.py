@@ -15,7 +15,7 @@ from basics.errors import run_main
 from datasets import SIGNS
 from support.cli import integer, start_script
 
-EPOCHS = 42  # some 1,300 steps for SIGNS, each far slower than those of the small networks
+EPOCHS = 84  # some 2,300 steps for SIGNS, each far slower than those of the small networks
 SYNTHETIC_EPOCHS = 26  # computer graphics vary less
 TRANSFER_EPOCHS = 10  # of the last layer alone, from weights that know images: a few seconds
 BATCH_SIZE = 32  # larger batches would make fewer steps
@@ -142,9 +142,9 @@ def main(args):
         #    learns little from strong augmentation, so it comes second; the last epochs, at a low learning rate, change
         #    the images little.
         schedule = [  # epochs (scaled to --epochs), images, augmentation or None
-            (8, (mixed_x, mixed_y), weak),
-            (20, (mixed_x, mixed_y), strong),
-            (14, (mixed_x, mixed_y), weak),
+            (16, (mixed_x, mixed_y), weak),
+            (40, (mixed_x, mixed_y), strong),
+            (28, (mixed_x, mixed_y), weak),
         ]
         first_epoch, epochs, peak = 0, args.epochs, args.learning_rate
     else:
