@@ -100,13 +100,17 @@ def signs(seed, folder):
 
 
 def trained(script, task, seed, folder, model):
-    """Return the model in the file `model`, or that of a run of the script if this is "", and its metadata."""
-    from support.prediction.trained_model import load_trained_model
+    """Return the model in the file `model`, or that of a run of the script if this is "", and its metadata.
+
+    The file may hold any network of the task: ResNet50 is tested on the same hands as signs_functional.py.
+    """
+    from support.prediction.trained_model import load_keras_model, load_trained_model
 
     with tempfile.TemporaryDirectory() as output:
-        if not model:
-            run_script(script, "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
-        return load_trained_model(output, script, task, weights=model or None)
+        if model:
+            return load_trained_model(output, script, task, network=load_keras_model(model).name, weights=model)
+        run_script(script, "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
+        return load_trained_model(output, script, task)
 
 
 def strangers(seed, folder, other, model=""):

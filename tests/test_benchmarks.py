@@ -9,7 +9,7 @@ from conftest import ROOT
 from test_detection import on_a_wall
 
 from benchmarks.__main__ import row
-from benchmarks.cases import whole_photographs
+from benchmarks.cases import trained, whole_photographs
 from benchmarks.stress import hand_mask, stress_sets
 from datasets import SIGNS
 from datasets.hdf5 import load_h5
@@ -57,6 +57,13 @@ def test_answers_for_whole_photographs_are_counted_by_finder(tmp_path):
     assert [sum(count) for count in by_finder.values()] == [6, 6]
     assert counts["search: right and sure"] > counts["color: right and sure"]
     assert whole_photographs(network, metadata, tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("script", ["signs_functional", "signs_resnet50"])
+def test_strangers_takes_any_network_of_the_task(dry_run, script):
+    model, metadata = trained("signs_functional", SIGNS, 1, None, dry_run(script)[0] / "model.keras")
+    assert model.name == {"signs_resnet50": "ResNet50"}.get(script, script)
+    assert metadata.classes == SIGNS.class_names
 
 
 def test_strangers_needs_strangers(tmp_path):
