@@ -99,29 +99,28 @@ def signs(seed, folder):
     return {"accuracy": result, **record}
 
 
-def trained(script, task, seed, folder, model):
+def trained(script, task, seed, folder, model, others=()):
     """Return the model in the file `model`, or that of a run of the script if this is "", and its metadata.
 
-    The file may hold any network of the task: ResNet50 is tested on the same hands as signs_functional.py.
+    `others`: names of networks that the file may hold as well.
     """
-    from support.prediction.trained_model import load_keras_model, load_trained_model
+    from support.prediction.trained_model import load_trained_model
 
     with tempfile.TemporaryDirectory() as output:
-        if model:
-            return load_trained_model(output, script, task, network=load_keras_model(model).name, weights=model)
-        run_script(script, "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
-        return load_trained_model(output, script, task)
+        if not model:
+            run_script(script, "--data-dir", folder, "--seed", str(seed), "--output-dir", output)
+        return load_trained_model(output, script, task, weights=model or None, others=others)
 
 
 def strangers(seed, folder, other, model=""):
-    """Test signs_functional.py on hands, conditions and whole photographs that it has not seen."""
+    """Test signs_functional.py, or a model in a file, on hands, conditions and whole photographs it has not seen."""
     from support.evaluation.results import certainty
     from support.prediction.answers import classify
 
     test_x, test_y, _ = load_h5(f"{folder}/test_signs.h5", "test")
     other_x, other_y, _ = load_h5(f"{other}/test_signs.h5", "test")
     no_digit_x, _, _ = load_h5(*render_dataset("signs_other", parts=("test",)), "test")
-    model, metadata = trained("signs_functional", SIGNS, seed, folder, model)
+    model, metadata = trained("signs_functional", SIGNS, seed, folder, model, others=("ResNet50",))
     result = {name: accuracy(model, x, test_y) for name, x in {"test": test_x, **stress_sets(test_x)}.items()}
     answers = classify(model, metadata, other_x[:, None])
     probabilities, _, distances = map(np.array, zip(*answers))

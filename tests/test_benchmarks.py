@@ -8,10 +8,11 @@ import pytest
 from conftest import ROOT
 from test_detection import on_a_wall
 
+from basics.errors import InputError
 from benchmarks.__main__ import row
 from benchmarks.cases import trained, whole_photographs
 from benchmarks.stress import hand_mask, stress_sets
-from datasets import SIGNS
+from datasets import HAPPY, SIGNS
 from datasets.hdf5 import load_h5
 from datasets.synthetic import render_dataset
 from support.prediction.numpy_inference import Network
@@ -61,9 +62,18 @@ def test_answers_for_whole_photographs_are_counted_by_finder(tmp_path):
 
 @pytest.mark.parametrize("script", ["signs_functional", "signs_resnet50"])
 def test_strangers_takes_any_network_of_the_task(dry_run, script):
-    model, metadata = trained("signs_functional", SIGNS, 1, None, dry_run(script)[0] / "model.keras")
-    assert model.name == {"signs_resnet50": "ResNet50"}.get(script, script)
+    model = dry_run(script)[0] / "model.keras"
+    loaded, metadata = trained("signs_functional", SIGNS, 1, None, model, others=("ResNet50",))
+    assert loaded.name == {"signs_resnet50": "ResNet50"}.get(script, script)
     assert metadata.classes == SIGNS.class_names
+    with pytest.raises(InputError, match="not 'happy_sequential'"):
+        trained("happy_sequential", HAPPY, 1, None, model)
+
+
+def test_a_damaged_model_of_strangers_is_named(tmp_path):
+    (tmp_path / "model.keras").write_text("no model")
+    with pytest.raises(InputError, match="is not a model saved by signs_functional.py"):
+        trained("signs_functional", SIGNS, 1, None, tmp_path / "model.keras", others=("ResNet50",))
 
 
 def test_strangers_needs_strangers(tmp_path):

@@ -49,7 +49,7 @@ def load_keras_model(path):
 
 
 def load_trained_model(
-    output_dir, script, task, network=None, load=load_keras_model, weights=None, not_sure_below=None
+    output_dir, script, task, network=None, load=load_keras_model, weights=None, not_sure_below=None, others=()
 ):
     """Load the model that a run of the script has saved, or else the one in weights/; no code in the file is run.
 
@@ -61,6 +61,7 @@ def load_trained_model(
         load: function from the path to a Keras model or a `numpy_inference.Network`.
         weights: what --weights names, another model: a `.keras` file, or "synthetic" for the one in weights/.
         not_sure_below: float, 0 to 1, put in place of the one in the metadata; None: it stays.
+        others: str, names of other Keras models that are accepted as well.
 
     Returns: the model and its `Metadata`.
     Raises InputError: there is no model, or the file is damaged or something else.
@@ -81,7 +82,7 @@ def load_trained_model(
     try:
         _check_file(path)
         model = load(path)
-        _check_network(model, network or script)
+        _check_network(model, network or script, others)
         damaged = "its metadata are damaged"
         metadata = _read_metadata(path, task, model.layers[-1].kernel.shape[0])
         outputs, classes = model.output_shape[-1], len(metadata.classes)
@@ -151,14 +152,14 @@ def _largest_integer(config):
     return config if isinstance(config, int) else 0
 
 
-def _check_network(model, name):
+def _check_network(model, name, others):
     """Raise an InputError unless a model has the name, input and last layer of the script's, and finite weights.
 
-    Every script can use EfficientNet-Lite0 as well.
+    Every script can use EfficientNet-Lite0 as well, and `others` are names of more networks.
     """
     inputs = getattr(model, "input_shape", None)  # an untrusted file may hold a model of any kind
     outputs = getattr(model, "output_shape", None)
-    if model.name not in (name, efficientnet_lite.NAME):
+    if model.name not in (name, efficientnet_lite.NAME, *others):
         raise InputError(f"its network is {printable(model.name)!r}, not {name!r}")
     if not (isinstance(inputs, tuple) and inputs[:1] == (None,) and is_image_shape(inputs[1:])):
         sizes = f"where size is a multiple of {IMAGE_SIZES.step} from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}"
