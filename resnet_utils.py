@@ -1,8 +1,8 @@
 """The residual network of signs_resnet50.py, block by block.
 
 The architecture is ResNet-50 of He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2015),
-section 3.3 and table 1. As the course describes it, the stride of a stage is on the first 1x1 convolution of its
-first block, and the stem's pooling has no padding.
+section 3.3 and table 1. As in the course that the SIGNS photographs come from, the stride of a stage is on the first
+1x1 convolution of its first block, and the stem's pooling has no padding.
 
     input -> stem -> stage 2 -> stage 3 -> stage 4 -> stage 5 -> average pooling -> softmax
 

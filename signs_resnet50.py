@@ -15,7 +15,7 @@ from basics.errors import run_main
 from datasets import SIGNS
 from support.cli import integer, start_script
 
-EPOCHS = 84  # some 2,300 steps for SIGNS, each far slower than those of the small networks
+EPOCHS = 84  # some 2,600 steps for SIGNS, each far slower than those of the small networks
 SYNTHETIC_EPOCHS = 26  # computer graphics vary less
 TRANSFER_EPOCHS = 10  # of the last layer alone, from weights that know images: a few seconds
 BATCH_SIZE = 32  # larger batches would make fewer steps
@@ -158,7 +158,7 @@ def main(args):
         batches = utils.Batches(
             [(1, (features, features_y), None)], args.epochs, args.batch_size, args.seed, FEATURES_PER_EPOCH
         )
-        #    One layer alone has one best solution, and plain gradient descent finds it. Long features need short steps.
+        #    One layer alone has one best solution, and gradient descent finds it. Long features need short steps.
         peak = 20 / (features**2).sum(axis=1).mean()
         learning_rate = warmup_then_cosine(peak, args.epochs * batches.steps_per_epoch)
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
