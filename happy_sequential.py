@@ -49,7 +49,7 @@ def build_model(classes=2, image_size=64):
     """
     model = keras.Sequential(name="happy_sequential")
     model.add(layers.Input((image_size, image_size, 3), name="pixels"))
-    model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalise"))
+    model.add(layers.Rescaling(1 / 127.5, offset=-1, name="normalize"))
     # Each pooling halves height and width, from 64 to 4. The smaller maps are cheap enough for a second convolution,
     # which combines what the first one found; the last one sees eyes and mouth at once.
     add_block(model, "1", filters=16, pool=True)

@@ -124,7 +124,7 @@ def residual_stages(pixels, identity_blocks=(2, 3, 5, 2), imagenet=False):
         # The zeros that pad the image then stand for the mean color.
         x = layers.Rescaling(1.0, offset=[-mean for mean in IMAGENET_MEAN], name="subtract_mean")(pixels)
     else:
-        x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(pixels)
+        x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels)
 
     # Stage 1, the stem: 64 pixels become 32, then 15, with 64 channels.
     x = layers.ZeroPadding2D(3, name="conv1_pad")(x)

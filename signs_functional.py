@@ -50,7 +50,7 @@ def build_model(classes=6, image_size=64):
     joined at any line, which a Sequential model does not allow.
     """
     inputs = layers.Input((image_size, image_size, 3), name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(inputs)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(inputs)
     # Height and width are halved five times, from 64 to 2, and the number of features grows.
     for number, filters in enumerate((24, 48, 96, 128, 192), start=1):
         # No bias: batch normalization adds one.

@@ -42,7 +42,7 @@ def run_code(code, *arguments):
 
 
 def random_weights(layer, rng):
-    """Return random numbers for every weight: a new batch normalisation's zeros and ones would hide mistakes."""
+    """Return random numbers for every weight: a new batch normalization's zeros and ones would hide mistakes."""
     return [
         rng.uniform(0.5, 1.5, weight.shape)
         if weight.name in ("gamma", "moving_variance")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib
 import json
 import re
 
@@ -111,7 +112,7 @@ def test_weights_of_keras_applications_are_known_in_every_file(theirs, files, na
         assert takes_imagenet_pixels(tmp_path / file)
         again = with_weights(tmp_path / file, imagenet=True)
         np.testing.assert_array_equal(again.get_layer("conv1_conv").get_weights()[0], kernel)
-        with pytest.raises(InputError, match=r"1 missing .normalise., 1 unknown .subtract_mean."):
+        with pytest.raises(InputError, match=r"1 missing .normalize., 1 unknown .subtract_mean."):
             with_weights(tmp_path / file)
 
 
@@ -199,8 +200,8 @@ def with_code(files, folder):
         (web_page, "it is a web page, 15 bytes"),
         (empty_file, "it is an empty file"),
         (unknown_type, "is of an unknown type"),
-        (their_model, "1 missing (normalise), 1 unknown (subtract_mean)"),
-        (their_weights, "1 missing (normalise), 1 unknown (subtract_mean)"),
+        (their_model, "1 missing (normalize), 1 unknown (subtract_mean)"),
+        (their_weights, "1 missing (normalize), 1 unknown (subtract_mean)"),
         (one_layer_too_many, "expected 106 layers, found 107"),
         (other_network, "107 missing (conv1_bn, conv1_conv, conv2_block1_0_bn, ...), 1 unknown (mine)"),
         (with_code, "Lambda"),
@@ -378,3 +379,16 @@ def test_a_changed_network_starts_from_whatever_fits(capsys):
     load_initial_weights(shorter, "synthetic")
     assert not np.array_equal(shorter.get_layer("conv1").get_weights()[0], before)
     assert "Weights: 13 layers from weights/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", SHIPPED)
+def test_a_file_with_the_earlier_name_of_the_first_layer_fits(script, capsys):
+    path = ROOT / "weights" / f"{script}.keras"
+    names = [layer.name for layer in keras.models.load_model(path).layers]
+    assert "normalise" in names and "normalize" not in names
+    model = importlib.import_module(script).build_model()
+    assert "normalize" in [layer.name for layer in model.layers]
+    load_initial_weights(model, str(path))
+    assert (
+        f"Weights: {sum(bool(layer.weights) for layer in model.layers)} layers from {path}\n" in capsys.readouterr().out
+    )

@@ -63,7 +63,7 @@ def build_lite0(input_shape=(64, 64, 3), classes=6):
         return layers.ReLU(6.0, name=name + "_relu")(x) if activation else x
 
     inputs = layers.Input(input_shape, name="pixels")
-    x = layers.Rescaling(1 / 128, offset=-127 / 128, name="normalise")(inputs)
+    x = layers.Rescaling(1 / 128, offset=-127 / 128, name="normalize")(inputs)
     x = convolution(x, STEM, 3, 2, "stem")
     for stage, (kernel_size, strides, expansion, filters, blocks) in enumerate(STAGES, 1):
         for block in range(1, blocks + 1):

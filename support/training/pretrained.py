@@ -26,7 +26,8 @@ IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/res
 IMAGENET_MD5 = "4d473c1dd8becc155b73f8504c6f6626"
 
 # The layers that prepare the pixels: a network without one of them takes other pixels.
-PIXELS = "normalise"  # to -1..1
+PIXELS = "normalize"  # to -1..1
+OLD_PIXELS = "normalise"  # its name in weights/ and in files of earlier versions
 IMAGENET_PIXELS = "subtract_mean"
 # keras.applications.ResNet50 pads before the stem's pooling; ours does so only with its weights.
 IMAGENET_PADDING = "pool1_pad"
@@ -240,5 +241,6 @@ def _layers_of(model):
 
 def _with_our_pixels(layers):
     """Return stored layers for our pixels: those of `keras.applications.ResNet50` take other ones."""
+    layers = {PIXELS if name == OLD_PIXELS else name: arrays for name, arrays in layers.items()}
     theirs = IMAGENET_PADDING in layers and not {PIXELS, IMAGENET_PIXELS} & layers.keys()
     return rgb_order(layers) if theirs and len(layers.get("conv1_conv", ())) == 2 else layers
