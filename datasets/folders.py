@@ -29,7 +29,7 @@ from datasets.groups import MOST_COMPARED, find_groups
 from datasets.images import read_image
 from datasets.listing import images_in, left_out, listed, other_files, scan, unlisted
 from datasets.parts import NoClasses, find_layout, same_name
-from datasets.splits import SPLIT_SEED, split_fold, split_indices
+from datasets.splits import SPLIT_SEED, print_torn_groups, split_fold, split_indices
 
 __all__ = ["ImageFiles", "OwnImages", "images_in", "load_folder", "load_parts", "names_sha256", "print_classes"]
 
@@ -178,6 +178,7 @@ def load_parts(folder, fold=None, cache_dir=None, group_by=None, none=None, size
         test_x, test_y = _read_other(layout.test, names, cache_dir, train_path, "test", size)
     else:
         kept, test = split_indices(y, SPLIT_SEED, TEST_FRACTION, groups)
+        print_torn_groups(groups, kept, test, "testing")
         train_x, train_y, test_x, test_y = x.take(kept), y[kept], x.take(test), y[test]
         groups = None if groups is None else groups[kept]
     groups = None if groups is None else groups[train_y < classes]
@@ -305,7 +306,7 @@ def _read(parts, names, cache_dir, path, role, size, keep=False):
                 found = part.classes[name].paths()
                 paths += found
                 labels += [label] * len(found)
-                folders += [str(part.classes[name].path)] * len(found)
+                folders += [_innermost(part.classes[name])] * len(found)
                 folds += [number] * len(found)
     cache_path = None
     if cache_dir is not None:
@@ -331,6 +332,16 @@ def _read(parts, names, cache_dir, path, role, size, keep=False):
     if kept and cache is None:
         pixels = np.array([kept[paths[number]] for number in readable], np.uint8)
     return _Read(x, y, folders, np.array(folds, np.int64)[readable], pixels)
+
+
+def _innermost(folder):
+    """Return the path of a class's `Folder`, or that of the one of the same name which holds all of its images."""
+    while not folder.images:
+        filled = [inner for inner in folder.folders if inner.count]
+        if len(filled) != 1 or filled[0].path.name != folder.path.name:
+            break
+        folder = filled[0]
+    return str(folder.path)
 
 
 def print_classes(class_names, none=None, **parts):

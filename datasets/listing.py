@@ -74,7 +74,8 @@ class Folder:
 def scan(folder, on_error, strict=True):
     """Return a `Folder` with everything below it.
 
-    Links to folders are followed unless they lead back to where they are, or lie beside images: a class has its own.
+    Links to folders are followed unless they lead back to where they are, or from beside images to another place below
+    the folder, which may be another class.
 
     Args:
         folder: path.
@@ -104,7 +105,8 @@ def scan(folder, on_error, strict=True):
                 _sort_in(here, path, known)
         for path in inner:
             place = pathlib.Path(os.path.realpath(path))
-            if path.is_symlink() and (here.images or _leads_back(place, above)):
+            beside = here.images and place.is_relative_to(above[0])
+            if path.is_symlink() and (beside or _leads_back(place, above)):
                 continue
             here.folders.append(Folder(path))
             waiting.append((here.folders[-1], (*above, place)))

@@ -16,7 +16,7 @@ from datasets.folders import ImageFiles, load_parts, names_sha256, print_classes
 from datasets.hdf5 import has_part, is_synthetic, load_groups, load_h5, load_none
 from datasets.listing import count_suffixes, listed, scan
 from datasets.parts import NoClasses, find_layout
-from datasets.splits import split_fold, split_indices, subset_per_class
+from datasets.splits import print_torn_groups, split_fold, split_indices, subset_per_class
 from datasets.synthetic import render_dataset, start_rendering
 
 DATASETS = pathlib.Path(__file__).resolve().parent
@@ -92,10 +92,7 @@ class Dataset(NamedTuple):
         if self.validation_x is not None:
             return *self._with_none(self.train_x, self.train_y), self.validation_x, self.validation_y
         train, validation = split_indices(self.train_y, seed, VALIDATION_FRACTION, self.groups)
-        if self.groups is not None:
-            torn = len(np.intersect1d(self.groups[train], self.groups[validation]))
-            if torn:
-                print(f"Groups: {torn:,} had to be split for validation, because some class has no others")
+        print_torn_groups(self.groups, train, validation, "validation")
         x, y = self.train_x, self.train_y
         train_x, train_y = self._with_none(x.take(train, axis=0), y[train])
         return train_x, train_y, x.take(validation, axis=0), y[validation]

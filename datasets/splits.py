@@ -7,6 +7,9 @@ from basics.errors import InputError
 # Fixed, so that another --seed does not move training images of an earlier run into the test set.
 SPLIT_SEED = 1
 
+# Why a group has to be split.
+TOO_FEW = "a class would have too few images on one side"
+
 
 def split_validation(x, y, seed, fraction=0.1, groups=None):
     """Split off a stratified validation set.
@@ -137,7 +140,8 @@ def split_fold(x, y, fold, ignored=None, groups=None, folds=None):
     Raises InputError: a class has too few images.
     """
     number, count = map(int, fold.split("/"))
-    if folds is None:
+    own = folds is not None
+    if not own:
         fewest = np.unique(y, return_counts=True)[1].min()
         least = max(count, 4)
         if fewest < least:
@@ -150,8 +154,23 @@ def split_fold(x, y, fold, ignored=None, groups=None, folds=None):
     in_fold = folds == number - 1
     test, train = np.flatnonzero(in_fold), np.flatnonzero(~in_fold)
     instead = f"; {ignored} is not used" if ignored else ""
+    print_torn_groups(groups, train, test, "testing", "the folds are your own" if own else TOO_FEW)
     print(f"Fold {number} of {count}: testing on {len(test):,} of {len(y):,} images, training on the others{instead}")
     return x.take(train, axis=0), y[train], x.take(test, axis=0), y[test], test
+
+
+def print_torn_groups(groups, train, others, purpose, reason=TOO_FEW):
+    """Print how many groups are on both sides of a split.
+
+    Args:
+        groups: int array (m,), or None.
+        train, others: the indices of both sides.
+        purpose: "validation" or "testing", what the others are for.
+        reason: str, why groups are split.
+    """
+    torn = 0 if groups is None else len(np.intersect1d(groups[train], groups[others]))
+    if torn:
+        print(f"Groups: {torn:,} had to be split for {purpose}, because {reason}")
 
 
 def subset_per_class(x, y, count):

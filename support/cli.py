@@ -82,9 +82,16 @@ def probability(text):
     raise argparse.ArgumentTypeError(f"must be {forms} (got {text!r})")
 
 
+def some_path(text):
+    """argparse type: any path but an empty one, as of a shell variable that is not set: it would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty: name a file or a folder")
+    return pathlib.Path(text)
+
+
 def existing_folder(text):
     """argparse type: the path of a folder that exists."""
-    path = pathlib.Path(text)
+    path = some_path(text)
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise argparse.ArgumentTypeError(f"must be an existing folder ({text!r} {problem})")
@@ -216,10 +223,10 @@ class ScriptParser(argparse.ArgumentParser):
         add("--dry-run", action="store_true",
             help=f"check that everything works: every step with a few images and {DRY_RUN_EPOCHS} epochs")
         add = self.add_argument_group("output").add_argument
-        add("--output-dir", type=pathlib.Path, metavar="DIR",
+        add("--output-dir", type=some_path, metavar="DIR",
             help=f"where everything is saved (default: outputs/{script}/ beside the script; of a dry run, "
                  f"outputs/dry_run/{script}/)")
-        add("--cache-dir", type=pathlib.Path, metavar="DIR",
+        add("--cache-dir", type=some_path, metavar="DIR",
             help="cache for decoded copies of your own images (default: cache/ in the output folder)")
         add("--not-sure-below", type=probability, metavar="P",
             help="least probability of a sure answer, such as 0.8 or 80%%: below it, --predict and the live page "
@@ -229,7 +236,7 @@ class ScriptParser(argparse.ArgumentParser):
         add("--tensorboard", action="store_true", help="log curves and figures for TensorBoard")
         trained = self.add_argument_group("with a trained model, instead of training")
         add = trained.add_mutually_exclusive_group().add_argument
-        add("--predict", nargs="+", type=pathlib.Path, metavar="PATH",
+        add("--predict", nargs="+", type=some_path, metavar="PATH",
             help="classify these images, and all images in these folders")
         add("--export", nargs="+", choices=("onnx", "saved_model", "litert", "web"),
             help="export the model for other programs, and compare its outputs; litert also writes a model that "
@@ -350,9 +357,9 @@ def start_script(doc, script, task, *, network=None, options=(), **defaults):
             args.output_dir, args.data_dir or ROOT / "datasets", ROOT / "datasets" / "synthetic"
         )
         if args.export:
-            from support.export.formats import export
-
             startup.start_keras(args.seed, mixed_precision=False, train=False, backend="tensorflow")
+            from support.export.formats import export  # imports TensorFlow, and Keras with it
+
             sys.exit(export(args))
         for name in "crop", "tta", "explain":
             if getattr(args, name) != parser.get_default(name):

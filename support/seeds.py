@@ -9,7 +9,7 @@ import numpy as np
 
 from basics import signals
 from basics.files import csv_table, read_json, write_json
-from datasets import IMAGE_SIZE, NO_CLASS
+from datasets import NO_CLASS
 from support.evaluation.results import accuracy_interval
 from support.evaluation.review import write_review
 from support.training.run_folder import TEST_PREDICTIONS
@@ -76,7 +76,7 @@ def _review(args, metrics):
         probabilities,
         saved[0]["classes"],
         args.none or NO_CLASS,
-        args.image_size or IMAGE_SIZE,
+        next(iter(metrics.values()))["settings"]["image_size"],
     )
     print(f"Review: {rows:,} things to look at in {args.data_dir}, worst first, in review.html and review.csv")
     return "review.html, review.csv, "
@@ -103,15 +103,20 @@ def _run_each(args, kind, options):
 
 
 def run_command(command):
-    """Run a command, a list of words, to its end, also after Ctrl-C or SIGTERM; return its exit code."""
+    """Run a command, a list of words, to its end, also after Ctrl-C or SIGTERM; return its exit code, as in a shell."""
     process = subprocess.Popen(command)
+    interrupted = False
     while process.poll() is None:
         try:
             process.wait()
         except KeyboardInterrupt:  # the run saves what it has learned: wait for that
+            interrupted = True
             if not signals.came_from_keyboard():  # a terminal sends Ctrl-C to the run as well
                 process.send_signal(signal.SIGTERM)
-    return process.returncode
+    code = process.returncode
+    if interrupted and not code:  # `kill -INT` reached this process alone, or the run had just finished
+        return signals.exit_code()
+    return 128 - code if code < 0 else code
 
 
 def table_rows(metrics):

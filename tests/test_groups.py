@@ -326,6 +326,28 @@ def test_a_set_of_similar_images_is_split_image_by_image_and_that_is_said(tmp_pa
     printed = capsys.readouterr().out
     assert "Groups: 24 images in 2 groups" in printed and "except where a class has no other: cat, dog" in printed
     assert "Groups: 2 had to be split for validation" in printed
+    assert "Groups: 2 had to be split for testing, because a class would have too few images on one side\n" in printed
+
+
+def test_folds_that_split_a_group_are_named(tmp_path, capsys):
+    y, numbers = np.repeat([0, 1], 12), np.array([0] * 11 + [1] + [2] * 6 + [3] * 6)
+    split_fold(np.arange(24), y, "1/2", groups=numbers)
+    assert "Groups: 1 had to be split for testing, because a class would" in capsys.readouterr().out
+    split_fold(np.arange(24), y, "1/2", groups=np.arange(24) // 2)
+    assert "Groups" not in capsys.readouterr().out
+    split_fold(np.arange(24), y, "1/2", groups=np.arange(24) // 2, folds=np.arange(24) % 2)
+    assert "Groups: 12 had to be split for testing, because the folds are your own\n" in capsys.readouterr().out
+
+
+def test_subfolders_of_a_class_in_a_folder_of_the_same_name_are_groups(tmp_path):
+    for name in ("cat", "dog"):
+        for person in range(4):
+            (tmp_path / name / name / f"p{person}").mkdir(parents=True)
+            for number, image in enumerate(scenes(3, person + 10 * (name == "dog"))):
+                Image.fromarray(image).save(tmp_path / name / name / f"p{person}" / f"{number}.png")
+    own = load_parts(tmp_path, group_by="folder")
+    people = [{path.split("/")[-2] for path in x.paths} for x in (own.train_x, own.test_x)]
+    assert people[0] | people[1] == {"p0", "p1", "p2", "p3"} and not people[0] & people[1]
 
 
 def test_images_are_decoded_once_more_for_groups_only_from_the_cache(tmp_path, monkeypatch):

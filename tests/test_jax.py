@@ -55,6 +55,13 @@ def test_a_script_trains_and_explains_on_jax_and_predicts_the_same_without_it(sc
 
 
 @pytest.mark.slow
+def test_exports_run_on_tensorflow_all_the_same(on_jax, tmp_path):
+    process = run_script("signs_functional", "--export", "web", "--weights", "synthetic", "--output-dir", tmp_path)
+    assert process.returncode == 0 and (tmp_path / "live.html").exists(), process.stderr
+    assert "TensorFlow" in process.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
 def test_grad_cam_is_the_same_on_jax(on_jax, tmp_path):
     keras.utils.set_random_seed(1)
     model = signs_functional.build_model()

@@ -155,6 +155,15 @@ def test_links_to_folders_do_not_lead_in_circles_or_show_images_twice(tmp_path):
     assert found == ["cat/1.png", "cat/more/2.png", "dog/1.png"]
 
 
+def test_a_link_to_a_folder_elsewhere_is_followed_beside_images(tmp_path):
+    for name in ("set/cat/1.png", "set/logo.png", "more/2.png", "dogs/3.png"):
+        save(tmp_path / name)
+    os.symlink(tmp_path / "more", tmp_path / "set" / "cat" / "more", target_is_directory=True)
+    os.symlink(tmp_path / "dogs", tmp_path / "set" / "dog", target_is_directory=True)
+    found = [os.path.relpath(path, tmp_path / "set") for path in images_in(tmp_path / "set")]
+    assert sorted(found) == ["cat/1.png", "cat/more/2.png", "dog/3.png", "logo.png"]
+
+
 def test_deep_folders_do_not_end_the_search(tmp_path):
     place = tmp_path
     for _ in range(300):

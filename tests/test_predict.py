@@ -117,6 +117,17 @@ def save_images(folder, count):
     return paths
 
 
+def test_a_recursive_pattern_finds_each_image_once(tmp_path, monkeypatch):
+    for name in ("a.png", "sub/b.png", "sub/deep/c.png", "sub/deep/d.txt"):
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("all/**", "all/**/*", "**"):
+        files, faults = list_images([pathlib.Path(pattern)])
+        assert sorted(map(str, files)) == ["all/a.png", "all/sub/b.png", "all/sub/deep/c.png"] and not faults
+    assert list(map(str, list_images([pathlib.Path("all/**/*.png")])[0]))[-1] == "all/sub/deep/c.png"
+
+
 def read_table(folder):
     with open(folder / "predictions" / "predictions.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -222,6 +233,16 @@ def test_earlier_answers_stay_if_the_new_ones_cannot_be_saved(model, tmp_path, m
     with pytest.raises(InputError, match="predictions cannot be saved"):
         answer(model, [tmp_path / "good.png"], tmp_path / "out")
     assert folder_content(tmp_path / "out") == before
+
+
+def test_a_part_smaller_than_a_pixel_of_the_overview_is_drawn(model, tmp_path):
+    Image.new("RGB", (4000, 3000)).save(tmp_path / "large.png")
+    assert answer(model, [tmp_path / "large.png"], tmp_path / "out", crop=(3990, 50, 8)) == 0
+    Image.new("RGB", (2000, 3)).save(tmp_path / "long.png")
+    assert answer(model, [tmp_path / "long.png", tmp_path / "large.png"], tmp_path / "out") == 0
+    assert [row["file"] for row in read_table(tmp_path / "out")] == [
+        str(tmp_path / f"{n}.png") for n in ("long", "large")
+    ]
 
 
 def test_files_of_the_same_name_are_told_apart(model, tmp_path, capsys):

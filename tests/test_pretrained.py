@@ -245,6 +245,13 @@ def test_the_older_file_of_the_same_name_is_told_from_the_one_that_is_needed(tmp
     )
 
 
+def test_the_file_of_lite0_is_refused_with_the_option_for_it():
+    layers = {"stage1_block1_depthwise": [np.zeros((3, 3, 32, 1))]}
+    for model in (happy_sequential.build_model(), ResNet50(identity_blocks=(0, 0, 0, 0))):
+        with pytest.raises(InputError, match="The file holds EfficientNet-Lite0: give --weights lite0 instead"):
+            load_weights_by_name(model, layers, "model.keras")
+
+
 def test_weights_that_are_not_finite_are_refused():
     network = ResNet50()
     stored = {layer.name: layer.get_weights() for layer in network.layers}

@@ -303,6 +303,8 @@ def test_mistakes_csv_names_the_image_both_classes_and_every_probability(tmp_pat
     assert list(second.values())[:3] == ["3", "2", "1"] and float(second["probability 1"]) == pytest.approx(0.7)
     probabilities = [f"probability {name}" for name in NAMES]
     assert list(first) == ["index in the test set", "true class", "predicted class", *probabilities]
+    save_mistakes(data, results, path, fold="1/2")
+    assert "index in the training set" in read_table(path)[0]
     # A folder's images have names, whatever is in them.
     names = np.array([f"me/{n}, 'a'\n{n}.jpg" for n in range(5)], dtype=object)
     folder = data._replace(source=data.source._replace(kind="folder"), test_names=names)

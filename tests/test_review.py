@@ -203,6 +203,8 @@ def test_a_clean_folder_has_nothing_to_look_at(tmp_path):
         ("fold2/CAT/a.png", "fold2/dog/"),
         ("cat/train/a.png", "dog/train/"),
         ("cat/a.png", "dog/"),
+        ("cat/cat/a.png", "dog/dog/"),
+        ("train/cat/Cat/a.png", "train/dog/dog/"),
     ],
 )
 def test_where_to_move_a_file_keeps_the_part_of_the_set(tmp_path, before, after):
@@ -213,6 +215,12 @@ def test_where_to_move_a_file_keeps_the_part_of_the_set(tmp_path, before, after)
     paths, probabilities = [str(path), str(path.with_name("b.png"))], np.array([[0.05, 0.95], [0.95, 0.05]])
     write_review(tmp_path, tmp_path / "mine", paths, np.array([0, 0]), probabilities, ("cat", "dog"))
     assert [row["move to"] for row in read_rows(tmp_path)] == [after]
+
+
+def test_a_class_with_the_name_of_a_part_keeps_the_part(tmp_path):
+    assert review._destination("/set/train/train/a.png", "/set", "train", "bus") == "train/bus/"
+    assert review._destination("/set/test/train/a.png", "/set", "train", "bus") == "test/bus/"
+    assert review._destination("/set/train/a.png", "/set", "train", "bus") == "bus/"
 
 
 # ------------------------------------------------------------------------ the command

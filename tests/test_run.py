@@ -217,7 +217,7 @@ def callback(tmp_path):
     """A checkpoint callback after its first epoch."""
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    callback = Checkpoint(tmp_path / CHECKPOINT, CONFIG, {}, before_writing=lambda: None)
+    callback = Checkpoint(tmp_path / CHECKPOINT, CONFIG, {}, before_writing=lambda: None, started=0.0)
     callback.set_model(model)
     callback.on_epoch_end(0, {"loss": 1.0})
     return callback
@@ -225,8 +225,8 @@ def callback(tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path, callback):
     saved = {"config": {**CONFIG, "blocks": [2, 3]}, "history": {"loss": [1.0]}, "rng_state": []}
-    assert read_checkpoint(tmp_path / CHECKPOINT) == saved
-    assert resumable(tmp_path, CONFIG) == saved
+    found = read_checkpoint(tmp_path / CHECKPOINT)
+    assert resumable(tmp_path, CONFIG) == found and found.pop("seconds") > 0 and found == saved
     with pytest.raises(InputError, match="had other settings: seed was 1, now 2. .*drop --resume"):
         resumable(tmp_path, {**CONFIG, "seed": 2})
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
@@ -298,11 +298,16 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path):
     write_results(tmp_path)
     (tmp_path / "notes.txt").write_text("the user's own")
+    exports = "live.html", "model.onnx", "model.tflite", "model_int8.tflite", "saved_model"
+    for name in exports:
+        (tmp_path / name).write_text("an export")
     moved = make_room(tmp_path, {**CONFIG, "epochs": 1})
     (archived,) = tmp_path.glob("earlier/*/model.keras")
     assert archived.read_text() == archived.with_name("mistakes.csv").read_text() == "an hour's work"
     assert moved == f"Moved an earlier run with other settings to {archived.parent}"
     assert not (tmp_path / "model.keras").exists() and (tmp_path / "notes.txt").exists()
+    # Beside another model, they would be wrong.
+    assert all((archived.parent / name).exists() and not (tmp_path / name).exists() for name in exports)
 
 
 def test_a_run_with_the_same_settings_archives_nothing(tmp_path):

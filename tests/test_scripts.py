@@ -363,6 +363,9 @@ def test_the_described_variant_is_one_option_away(tmp_path):
         (["--seeds", "0"], "--seeds"),
         (["--crop", "middle"], "'middle'"),
         (["--crop", "0,0,0"], "'0,0,0'"),
+        (["--predict", ""], "--predict: must not be empty"),
+        (["--data-dir", ""], "--data-dir: must not be empty"),
+        (["--output-dir", ""], "--output-dir: must not be empty"),
     ],
 )
 def test_a_wrong_argument_is_named(script, arguments, named):

@@ -50,6 +50,33 @@ def test_folds_add_up_their_sure_answers(tmp_path, monkeypatch, capsys):
     assert "\nSure answers: 36 of 40, 2 of them wrong\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "code, interrupted, expected",
+    [("0", False, 0), ("3", False, 3), ("-2", False, 130), ("0", True, 130), ("130", True, 130)],
+)
+def test_the_exit_code_of_a_run_is_that_of_a_shell(code, interrupted, expected, monkeypatch):
+    """An interrupt that reached only this process lets the run finish, but no other one is to start."""
+
+    class Process:
+        returncode, waited = None, not interrupted
+
+        def __init__(self, command):
+            pass
+
+        def poll(self):
+            return self.returncode
+
+        def wait(self):
+            if not self.waited:
+                self.waited = True
+                raise KeyboardInterrupt
+            self.returncode = int(code)
+
+    monkeypatch.setattr(seeds.subprocess, "Popen", Process)
+    monkeypatch.setattr(seeds.signals, "_received", 0)
+    assert seeds.run_command(["a", "command"]) == expected
+
+
 @pytest.mark.parametrize("kind", ["seed", "fold"])
 def test_runs_that_agree_have_no_empty_interval(kind, tmp_path, monkeypatch, capsys):
     rows, summary = run(kind, {n: [[10, 0], [1, 9]] for n in (4, 5, 6)}, tmp_path, monkeypatch)

@@ -18,6 +18,7 @@ from basics.files import atomic_write, csv_table
 from datasets import IMAGE_SIZE, NO_CLASS
 from datasets.groups import MOST_COMPARED, NEAR_DUPLICATE, nearest_pairs
 from datasets.images import read_photo
+from datasets.parts import ROLE_OF
 from support.evaluation.report import render_page
 from support.evaluation.results import NOT_SURE_BELOW
 
@@ -160,13 +161,15 @@ def review(folder, paths, labels, probabilities, class_names, none=NO_CLASS, ima
 
 def _destination(path, folder, given, answer):
     """Return the folder to move a file to, relative to that of the images: its own, with another class in its path."""
-    parts = list(pathlib.Path(os.path.relpath(path, folder)).parts[:-1])
-    for number in reversed(range(len(parts))):
-        # In the parts of a set, the name of a class may differ in case.
-        if printable(parts[number]).casefold() == given.casefold():
-            parts[number] = answer
-            return "/".join(parts) + "/"
-    return f"{answer}/"
+    parts = pathlib.Path(os.path.relpath(path, folder)).parts[:-1]
+    # In the parts of a set, the name of a class may differ in case.
+    same = [printable(part).casefold() == given.casefold() for part in parts]
+    if not any(same):
+        return f"{answer}/"
+    # The folder of a class may lie in one of the same name; but one called train lies in the training part.
+    if sum(same) > 1 and same[0] and parts[0].lower() in ROLE_OF:
+        same[0] = False
+    return "/".join(answer if other else part for part, other in zip(parts, same)) + "/"
 
 
 def _duplicates(pixels, paths, labels, names):

@@ -7,6 +7,7 @@ import functools
 import glob
 import os
 import pathlib
+import shlex
 import sys
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ BATCH = 64
 
 # Why there is no sure answer if a face was looked for.
 NO_FACE = "no face found"
+
+OTHER_FOLDER = "Choose another folder with --output-dir"
 
 # Columns of the table: the edges of what the network saw, in pixels of the upright image.
 BOX = "left", "top", "right", "bottom"
@@ -94,6 +97,9 @@ def predict(args):
     )
     # For classes of your own, only the network knows what to look for.
     subject = args.task.subject if metadata.shows_task and metadata.data != "folder" else None
+    own_model, fix = args.output_dir / "model.keras", OTHER_FOLDER
+    if not args.weights and own_model.exists():  # in another folder, another model would answer
+        fix += f", and add --weights {shlex.quote(str(own_model))}"
     code = predict_images(
         model,
         metadata,
@@ -105,6 +111,7 @@ def predict(args):
         tta=args.tta,
         explain=args.explain,
         show=args.show,
+        fix=fix,
     )
     if args.show:
         from support.evaluation.figures import show_figures
@@ -144,7 +151,18 @@ def ten_crop(image, flip=True):
 
 
 def predict_images(
-    model, metadata, files, faults, output_dir, *, subject=None, crop="auto", tta=False, explain=False, show=False
+    model,
+    metadata,
+    files,
+    faults,
+    output_dir,
+    *,
+    subject=None,
+    crop="auto",
+    tta=False,
+    explain=False,
+    show=False,
+    fix=OTHER_FOLDER,
 ):
     """Answer for each image which class it shows, or "not sure" and the reason; return the exit code.
 
@@ -162,6 +180,7 @@ def predict_images(
         tta: bool, average the probabilities over ten crops of each image.
         explain: bool, save the Grad-CAM heatmaps as well.
         show: bool, the figures will be opened in windows.
+        fix: str, what the user can do if nothing can be saved in the folder.
 
     Returns: 0; 1 if something could not be read; 130 after Ctrl-C, 143 after SIGTERM, which keep the answers so far.
     """
@@ -181,7 +200,7 @@ def predict_images(
     without_face = 0
     interrupted = False
     folder = pathlib.Path(output_dir) / "predictions"
-    with contextlib.suppress(_NothingRead), atomic_write(folder) as temporary:
+    with contextlib.suppress(_NothingRead), atomic_write(folder, fix=fix) as temporary:
         temporary.mkdir(parents=True)
         with csv_table(temporary / "predictions.csv") as write_row:
             write_row(_table_header(metadata.classes))
@@ -256,7 +275,9 @@ def _matches(path, faults):
     found = sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
     if not found:
         faults.append(f"{path} matches no file")
-    return found
+    # What ** matches inside a folder that it matches as well is found in there.
+    folders = {match for match in found if match.is_dir()}
+    return [match for match in found if not folders.intersection(match.parents)]
 
 
 def _print_left_out(reason):
@@ -404,7 +425,9 @@ def _draw(model, metadata, answers, folder, subject, explain):
         whole = Image.fromarray(photo.overview)
         edges = [photo.scale * edge for edge in photo.box]
         line = max(1, max(whole.size) // 80)
-        ImageDraw.Draw(whole).rectangle([*edges[:2], edges[2] - 1, edges[3] - 1], outline=figures.SECOND, width=line)
+        # In a large photo, a small square is less than a pixel of the overview.
+        corner = max(edges[0], edges[2] - 1), max(edges[1], edges[3] - 1)
+        ImageDraw.Draw(whole).rectangle([*edges[:2], *corner], outline=figures.SECOND, width=line)
         images += [whole, photo.pixels]
         names.append(figures.fit(printable(path.name), width))
         label = probabilities.argmax()

@@ -19,11 +19,13 @@ class Checkpoint(keras.callbacks.Callback):
         settings: the run's settings, a JSON-serializable dict.
         history: dict of lists, to which every epoch is added.
         before_writing: function without arguments, called after the first step of a training.
+        started: float, the time on `time.perf_counter` at which all training so far would have begun without a pause.
     """
 
-    def __init__(self, path, settings, history, before_writing):
+    def __init__(self, path, settings, history, before_writing, started):
         super().__init__()
         self.path, self.settings, self.history, self.before_writing = path, settings, history, before_writing
+        self.started = started
 
     def on_train_batch_end(self, batch, logs=None):
         self.before_writing()
@@ -38,7 +40,8 @@ class Checkpoint(keras.callbacks.Callback):
         with atomic_write(self.path, min_free_bytes=size + 1_000_000) as temporary, distribution.no_distribution():
             self.model.save_weights(temporary)
             rng_state = [variable.numpy().tolist() for variable in generators(self.model)]
-            state = {"config": self.settings, "history": self.history, "rng_state": rng_state}
+            seconds = time.perf_counter() - self.started
+            state = {"config": self.settings, "history": self.history, "rng_state": rng_state, "seconds": seconds}
             with h5py.File(temporary, "a") as file:
                 file["state"] = json.dumps(state)
         errors.resumable = True

@@ -31,6 +31,7 @@ OLD_PIXELS = "normalise"  # its name in weights/ and in files of earlier version
 IMAGENET_PIXELS = "subtract_mean"
 # keras.applications.ResNet50 pads before the stem's pooling; ours does so only with its weights.
 IMAGENET_PADDING = "pool1_pad"
+LITE0_LAYER = "stage1_block1_depthwise"
 
 
 def weights_file(source, script):
@@ -85,7 +86,9 @@ def load_weights_by_name(model, layers, source):
     if differences:
         problem = f"--weights {source} does not fit {model.name}"
         fix = "Give a file that the same script has saved, with the same --image-size"
-        if model.name == "ResNet50":
+        if LITE0_LAYER in layers:
+            fix = "The file holds EfficientNet-Lite0: give --weights lite0 instead"
+        elif model.name == "ResNet50":
             problem += f" with --identity-blocks {_identity_blocks(model)}"
             fix = "Give the --identity-blocks that the weights were trained with"
         raise InputError(f"{problem}: its layers differ, {differences}", fix)

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -94,6 +95,7 @@ class Run:
             self._checkpoint = resumable(self.folder, self.settings)
         if self._checkpoint:
             self.history = self._checkpoint["history"]
+            self.train_seconds = self._checkpoint.get("seconds", 0.0)
         errors.resumable = self._checkpoint is not None
         few = data.kind == "folder" and len(data.train_x) < FEW_IMAGES
         if few and args.weights in ("random", "synthetic"):
@@ -129,13 +131,13 @@ class Run:
             self._restore(model)
         self.examples_per_epoch = batches.examples_per_epoch
         self.schedule += [] if self.interrupted else batches.rows
-        checkpoint = Checkpoint(self.folder / CHECKPOINT, self.settings, self.history, self._make_room)
+        started = time.perf_counter() - self.train_seconds
+        checkpoint = Checkpoint(self.folder / CHECKPOINT, self.settings, self.history, self._make_room, started)
         callbacks = [SignalCheck(), checkpoint, TimeLeft(), *self._tensorboard()]
         self.callbacks = [Interrupted()] if self.interrupted else callbacks
         print(f"\n{batches}")
         if self.epochs_done > batches.first_epoch:
             print(f"Resuming after epoch {self.epochs_done} of {batches.last_epoch}")
-        started = time.perf_counter()
         try:
             try:
                 yield
@@ -149,7 +151,7 @@ class Run:
                 raise
             if not self.interrupted:
                 self._interrupt(model)
-        self.train_seconds += time.perf_counter() - started
+        self.train_seconds = time.perf_counter() - started
 
     def _make_room(self):
         """Archive an earlier run, once."""
@@ -307,7 +309,7 @@ class Run:
             metrics["results"]["none"] = {"examples": count, "not_sure": not_sure}
             print(f'\nOf {count:,} test images that show none of the classes, {not_sure:,} get "not sure"')
         write_json(metrics, folder / "metrics.json")
-        save_mistakes(data, results, folder / "mistakes.csv")
+        save_mistakes(data, results, folder / "mistakes.csv", self.args.fold)
         if data.kind == "folder" and self.args.fold:
             none = () if self._none is None else self._none[0]
             save_predictions(data, results, none, folder / TEST_PREDICTIONS)
@@ -321,7 +323,7 @@ class Run:
     def say_what_next(self):
         """Print what to look at now; return the exit code, not 0 if Ctrl-C or SIGTERM ended the training."""
         folder, script = self.folder, self.args.script
-        place = "" if self.args.default_output_dir else f" --output-dir {folder}"
+        place = "" if self.args.default_output_dir else f" --output-dir {shlex.quote(str(folder))}"
         print(f"\nSaved in {folder}. Look at these next:")
         print("  report.html           the whole run on one page; open it in a browser")
         print("  learning_curves.png   how the network learned, epoch by epoch")
@@ -452,11 +454,14 @@ def answers_to(model, x, bank, threshold, not_sure_below):
     return probabilities, np.array([bool(reason) for reason in reasons])
 
 
-def save_mistakes(data, results, path):
-    """Save a table of the test images that were classified wrongly, in the order of the figure."""
+def save_mistakes(data, results, path, fold=None):
+    """Save a table of the test images that were classified wrongly, in the order of the figure.
+
+    `fold` is that of --fold, whose test images are those of the training file; None: there is a test file.
+    """
     names = np.arange(len(results.labels)) if data.test_names is None else data.test_names
     with csv_table(path) as write_row:
-        which = "file" if data.kind == "folder" else "index in the test set"
+        which = "file" if data.kind == "folder" else f"index in the {'training' if fold else 'test'} set"
         write_row([which, "true class", "predicted class", *(f"probability {n}" for n in data.class_names)])
         for index in results.mistakes:
             classes = data.class_names[results.labels[index]], data.class_names[results.predictions[index]]

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import tempfile
 
@@ -19,10 +20,11 @@ CHECKPOINT = "checkpoint.weights.h5"
 # What a run answers to its fold of a folder of images.
 TEST_PREDICTIONS = "test_predictions.json"
 
-# Everything a training run writes, so that an earlier run can be archived completely.
+# Everything a training run writes, and what is exported from its model, so that an earlier run can be archived
+# completely.
 RESULT_FILES = f"""model.keras history.csv metrics.json examples.png augmented.png learning_curves.png
     confusion_matrix.png mistakes.png mistakes.csv reliability.png report.html tensorboard {CHECKPOINT}
-    {TEST_PREDICTIONS}""".split()
+    {TEST_PREDICTIONS} live.html model.onnx saved_model model.tflite model_int8.tflite""".split()
 
 CHOOSE = "Choose another folder with --output-dir"
 
@@ -97,7 +99,8 @@ def make_room(folder, settings, resumed=False):
     state = read_checkpoint(checkpoint)
     if state and not resumed:
         moved, epochs = archive(folder, CHECKPOINT, [CHECKPOINT]), len(state["history"]["loss"])
-        return f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {moved} continues it"
+        place = shlex.quote(str(moved))
+        return f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {place} continues it"
     if not resumed:
         checkpoint.unlink(missing_ok=True)  # damaged
     return ""
