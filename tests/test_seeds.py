@@ -84,3 +84,14 @@ def test_runs_that_agree_have_no_empty_interval(kind, tmp_path, monkeypatch, cap
     said = capsys.readouterr().out
     assert f"\nMean 95.00%, standard deviation 0.00% (the {kind}s agree)\n" in said
     assert "interval of the mean" not in said
+
+
+@pytest.mark.parametrize(
+    "code, words", [(130, "was interrupted, so no other is started"), (2, "failed with exit code 2")]
+)
+def test_no_run_starts_after_one_that_ended_early(code, words, tmp_path, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(seeds, "run_command", lambda command: commands.append(command) or code)
+    args = types.SimpleNamespace(output_dir=tmp_path, cache_dir=tmp_path, seed=1, seeds=2)
+    assert seeds.run_seeds(args) == code and len(commands) == 1
+    assert capsys.readouterr().err == f"error: the run with seed 1 {words}\n"
