@@ -33,6 +33,8 @@ def atomic_write(path, min_free_bytes=0, fix="Choose another folder with --outpu
     temporary = path.with_name(f"unfinished_{os.getpid()}_{path.name}")
     earlier = path.with_name(f"unfinished_{os.getpid()}_earlier_{path.name}")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is neither a file nor a folder, and would be replaced by one", fix)
         if min_free_bytes and min_free_bytes > shutil.disk_usage(path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield temporary

@@ -72,6 +72,10 @@ def main():
         parser.error(f"FOLDER must be an existing folder (got {args.folder!r})")
     if args.output.is_dir():
         parser.error(f"OUT.h5 must be a file, not a folder (got {str(args.output)!r})")
+    if not args.output.absolute().parent.is_dir():
+        parser.error(f"the folder of OUT.h5 must exist (got {str(args.output)!r})")
+    if args.output.exists() and not (args.output.is_file() and h5py.is_hdf5(args.output)):
+        parser.error(f"OUT.h5 must be a new file, or an .h5 file to replace (got {str(args.output)!r})")
     own = load_parts(args.folder, group_by=args.group_by, none=args.none, size=args.image_size)
     none = {"train": own.none_x, "test": own.test_none_x}
     print_classes(own.class_names, none, train=own.train_y, validation=own.validation_y, test=own.test_y)

@@ -6,6 +6,7 @@ import pytest
 
 import happy_sequential
 import signs_functional
+from resnet_utils import ResNet50
 from support.prediction.explain import grad_cam, last_conv_layer, overlay_heatmap
 
 
@@ -35,6 +36,16 @@ def test_grad_cam_works_on_each_network_as_it_was_saved(script, tmp_path, label)
     assert heatmap.shape == (4, 4) and heatmap.min() >= 0 and (heatmap.max() == 1 or not heatmap.any())
     overlay = overlay_heatmap(model, image, label)
     assert overlay.shape == (256, 256, 3) and overlay.dtype == np.uint8
+
+
+@pytest.mark.parametrize("blocks", [(0, 0, 0, 0), (1, 0, 0, 1)])
+def test_paths_that_meet_behind_the_last_maps_are_followed(blocks):
+    """Of 32x32 pixels, the last stage of a ResNet50 has a single position."""
+    keras.utils.set_random_seed(1)
+    model = ResNet50((32, 32, 3), identity_blocks=blocks)
+    assert model.layers[-3].output.shape[1:3] == (1, 1)
+    heatmap = grad_cam(model, np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), 2)
+    assert heatmap.shape == (2, 2) and heatmap.min() >= 0 and (heatmap.max() == 1 or not heatmap.any())
 
 
 def test_a_network_without_feature_maps_is_refused():

@@ -42,6 +42,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, folder):
     assert os.listdir(tmp_path) == ["result.json"] and (os.listdir(path) == [] if folder else path.read_text() == "new")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is neither a file nor a folder"):
+        write_json({}, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(InputError, match="cannot be saved: No space left on device.*--output-dir"):

@@ -485,10 +485,20 @@ def test_pack_refuses_a_folder_without_classes(tmp_path):
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_pack_does_not_replace_a_folder(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("", "OUT.h5 must be a file, not a folder"),
+        ("1.png", "OUT.h5 must be a new file, or an .h5 file to replace"),
+        ("nowhere/out.h5", "the folder of OUT.h5 must exist"),
+    ],
+)
+def test_pack_replaces_only_h5_files(name, problem, tmp_path, capsys, monkeypatch):
     from datasets import pack
 
-    monkeypatch.setattr(sys, "argv", ["pack", str(tmp_path), str(tmp_path)])
+    (tmp_path / "1.png").write_text("a photo")
+    monkeypatch.setattr(sys, "argv", ["pack", str(tmp_path), str(tmp_path / name)])
     with pytest.raises(SystemExit):
         pack.main()
-    assert "OUT.h5 must be a file, not a folder" in capsys.readouterr().err and tmp_path.is_dir()
+    assert problem in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["1.png"] and (tmp_path / "1.png").read_text() == "a photo"

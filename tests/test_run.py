@@ -310,6 +310,20 @@ def test_a_run_with_other_settings_archives_the_earlier_one(tmp_path):
     assert all((archived.parent / name).exists() and not (tmp_path / name).exists() for name in exports)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_exports_of_an_unfinished_model_are_moved(tmp_path, resumed):
+    write_results(tmp_path)
+    (tmp_path / "model.onnx").write_text("of a finished model")
+    assert make_room(tmp_path, CONFIG) == "" and (tmp_path / "model.onnx").exists()
+    metrics = {"settings": CONFIG, "training": {"interrupted": True}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    write_checkpoint(tmp_path)
+    moved = make_room(tmp_path, CONFIG, resumed).splitlines()
+    assert moved[0].startswith("Moved what was exported from the unfinished model to ") and len(moved) == 2 - resumed
+    assert not (tmp_path / "model.onnx").exists() and list(tmp_path.glob("earlier/*/model.onnx"))
+    assert (tmp_path / "model.keras").exists() and (tmp_path / CHECKPOINT).exists() == resumed
+
+
 def test_a_run_with_the_same_settings_archives_nothing(tmp_path):
     write_results(tmp_path)
     assert make_room(tmp_path, CONFIG) == ""  # a tuple is read back as a list, which is no other setting

@@ -9,7 +9,7 @@ things in different places.
 import keras
 import matplotlib
 import numpy as np
-from keras import Model, ops
+from keras import Model, Sequential, ops
 from keras.layers import ReLU
 from PIL import Image
 
@@ -42,7 +42,7 @@ def grad_cam(model, image, label):
     It adds up the last feature maps, weighted by the gradient of the class's logit, and keeps what is positive.
 
     Args:
-        model: Keras model that is a chain of layers behind its last feature maps.
+        model: Keras model that has no path around its last feature maps.
         image: uint8 array (size, size, 3).
         label: int, the class.
 
@@ -50,11 +50,13 @@ def grad_cam(model, image, label):
     """
     index, head = last_conv_layer(model), model.layers[-1]
     maps = Model(model.inputs[0], model.layers[index].output)(ops.cast(image[None], "float32"), training=False)
+    if isinstance(model, Sequential):
+        rest = Sequential(model.layers[index + 1 : -1])
+    else:  # paths may meet behind the maps
+        rest = Model(model.layers[index].output, head.input)
 
     def score(x):
-        for layer in model.layers[index + 1 : -1]:
-            x = layer(x)
-        logits = ops.matmul(x, head.kernel) + head.bias
+        logits = ops.matmul(rest(x), head.kernel) + head.bias
         # The logit of a single sigmoid is evidence for class 1, its negative for class 0.
         return logits[0, label] if logits.shape[1] > 1 else (2 * label - 1) * logits[0, 0]
 

@@ -136,7 +136,7 @@ class Run:
         callbacks = [SignalCheck(), checkpoint, TimeLeft(), *self._tensorboard()]
         self.callbacks = [Interrupted()] if self.interrupted else callbacks
         print(f"\n{batches}")
-        if self.epochs_done > batches.first_epoch:
+        if batches.first_epoch < self.epochs_done <= batches.last_epoch:
             print(f"Resuming after epoch {self.epochs_done} of {batches.last_epoch}")
         try:
             try:
@@ -194,7 +194,8 @@ class Run:
         model.optimizer.finalize_variable_values(model.trainable_variables)
         print(f"\nInterrupted after epoch {self.epochs_done}: saving what was learned; --resume continues from here")
         if (self.folder / "metrics.json").exists() and not was_interrupted(self.folder):
-            earlier = archive(self.folder, "metrics.json", [name for name in RESULT_FILES if name != CHECKPOINT])
+            own = CHECKPOINT, "tensorboard"  # those of this run, which --resume continues
+            earlier = archive(self.folder, "metrics.json", [name for name in RESULT_FILES if name not in own])
             print(f"Moved the earlier, finished run to {earlier}")
 
     def finish_training(self, model):

@@ -20,11 +20,14 @@ CHECKPOINT = "checkpoint.weights.h5"
 # What a run answers to its fold of a folder of images.
 TEST_PREDICTIONS = "test_predictions.json"
 
+# What --export writes.
+EXPORTS = "live.html", "model.onnx", "saved_model", "model.tflite", "model_int8.tflite"
+
 # Everything a training run writes, and what is exported from its model, so that an earlier run can be archived
 # completely.
 RESULT_FILES = f"""model.keras history.csv metrics.json examples.png augmented.png learning_curves.png
     confusion_matrix.png mistakes.png mistakes.csv reliability.png report.html tensorboard {CHECKPOINT}
-    {TEST_PREDICTIONS} live.html model.onnx saved_model model.tflite model_int8.tflite""".split()
+    {TEST_PREDICTIONS} {" ".join(EXPORTS)}""".split()
 
 CHOOSE = "Choose another folder with --output-dir"
 
@@ -96,14 +99,18 @@ def make_room(folder, settings, resumed=False):
         return f"Moved an earlier run with other settings to {archive(folder, 'metrics.json', names)}"
     if _has_lone_model(folder):
         return f"Moved a model of which no settings are known to {archive(folder, 'model.keras', RESULT_FILES)}"
+    lines = []
+    exports = [name for name in EXPORTS if (folder / name).exists()]
+    if exports and was_interrupted(folder):  # the model will have learned more than they have
+        lines.append(f"Moved what was exported from the unfinished model to {archive(folder, exports[0], exports)}")
     state = read_checkpoint(checkpoint)
     if state and not resumed:
         moved, epochs = archive(folder, CHECKPOINT, [CHECKPOINT]), len(state["history"]["loss"])
-        place = shlex.quote(str(moved))
-        return f"Moved the checkpoint of an unfinished run, {epochs} epochs; --resume --output-dir {place} continues it"
-    if not resumed:
+        continued = f"--resume --output-dir {shlex.quote(str(moved))} continues it"
+        lines.append(f"Moved the checkpoint of an unfinished run, {epochs} epochs; {continued}")
+    elif not resumed:
         checkpoint.unlink(missing_ok=True)  # damaged
-    return ""
+    return "\n".join(lines)
 
 
 def read_checkpoint(path):
