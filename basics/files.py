@@ -16,9 +16,12 @@ from basics.errors import InputError, first_line, printable
 NO_LOCKS = errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS
 WITHOUT_LOCKS = "Set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
 
+# What to do if an output folder cannot be used.
+CHOOSE = "Choose another folder with --output-dir"
+
 
 @contextlib.contextmanager
-def atomic_write(path, min_free_bytes=0, fix="Choose another folder with --output-dir"):
+def atomic_write(path, min_free_bytes=0, fix=CHOOSE):
     """Yield a temporary path that is renamed to `path` on success; on failure `path` stays as it was.
 
     Args:

@@ -18,6 +18,11 @@ def exit_code():
     return 128 + (_received or signal.SIGINT)
 
 
+def is_exit_code(code):
+    """Return whether an exit code is that of an interrupted command."""
+    return code - 128 in [getattr(signal, name, None) for name in NAMES]
+
+
 def came_from_keyboard():
     """Return whether the last signal was Ctrl-C, which a terminal sends to all processes of a command."""
     return _received in (0, signal.SIGINT)

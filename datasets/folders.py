@@ -336,11 +336,8 @@ def _read(parts, names, cache_dir, path, role, size, keep=False):
 
 def _innermost(folder):
     """Return the path of a class's `Folder`, or that of the one of the same name which holds all of its images."""
-    while not folder.images:
-        filled = [inner for inner in folder.folders if inner.count]
-        if len(filled) != 1 or filled[0].path.name != folder.path.name:
-            break
-        folder = filled[0]
+    while not folder.images and [inner.name for inner in folder.filled] == [folder.name]:
+        folder = folder.filled[0]
     return str(folder.path)
 
 

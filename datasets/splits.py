@@ -140,8 +140,8 @@ def split_fold(x, y, fold, ignored=None, groups=None, folds=None):
     Raises InputError: a class has too few images.
     """
     number, count = map(int, fold.split("/"))
-    own = folds is not None
-    if not own:
+    reason = TOO_FEW if folds is None else "the folds are your own"
+    if folds is None:
         fewest = np.unique(y, return_counts=True)[1].min()
         least = max(count, 4)
         if fewest < least:
@@ -154,7 +154,7 @@ def split_fold(x, y, fold, ignored=None, groups=None, folds=None):
     in_fold = folds == number - 1
     test, train = np.flatnonzero(in_fold), np.flatnonzero(~in_fold)
     instead = f"; {ignored} is not used" if ignored else ""
-    print_torn_groups(groups, train, test, "testing", "the folds are your own" if own else TOO_FEW)
+    print_torn_groups(groups, train, test, "testing", reason)
     print(f"Fold {number} of {count}: testing on {len(test):,} of {len(y):,} images, training on the others{instead}")
     return x.take(train, axis=0), y[train], x.take(test, axis=0), y[test], test
 

@@ -96,8 +96,8 @@ def _run_each(args, kind, options):
         words += ["--output-dir", str(folder), "--cache-dir", str(args.cache_dir)]
         code = run_command([sys.executable, *sys.argv, *words])
         if code:
-            interrupted = code in [128 + getattr(signal, name, 0) for name in signals.NAMES]
-            happened = "was interrupted, so no other is started" if interrupted else f"failed with exit code {code}"
+            interrupted = "was interrupted, so no other is started"
+            happened = interrupted if signals.is_exit_code(code) else f"failed with exit code {code}"
             print(f"error: the run with {kind} {number} {happened}", file=sys.stderr)
             return metrics, code
         metrics[number] = read_json(folder / "metrics.json")

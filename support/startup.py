@@ -10,7 +10,7 @@ import sys
 
 from basics import signals
 from basics.errors import InputError, first_line, printable, require
-from basics.files import NO_LOCKS, keras_home, read_json
+from basics.files import CHOOSE, NO_LOCKS, keras_home, read_json
 from support.training.distribution import JAX, join_processes
 
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX"}
@@ -237,7 +237,7 @@ def find_temporary_folder(folder):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"Nothing can be saved in {folder}: {error.strerror}"
-            raise InputError(problem, "Choose another folder with --output-dir") from None
+            raise InputError(problem, CHOOSE) from None
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder.resolve())
         print(f"No folder for temporary files can be written to, so they go to {printable(str(folder))}")
 

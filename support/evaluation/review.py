@@ -18,7 +18,7 @@ from basics.files import atomic_write, csv_table
 from datasets import IMAGE_SIZE, NO_CLASS
 from datasets.groups import MOST_COMPARED, NEAR_DUPLICATE, nearest_pairs
 from datasets.images import read_photo
-from datasets.parts import ROLE_OF
+from datasets.parts import role_of
 from support.evaluation.report import render_page
 from support.evaluation.results import NOT_SURE_BELOW
 
@@ -167,7 +167,7 @@ def _destination(path, folder, given, answer):
     if not any(same):
         return f"{answer}/"
     # The folder of a class may lie in one of the same name; but one called train lies in the training part.
-    if sum(same) > 1 and same[0] and parts[0].lower() in ROLE_OF:
+    if sum(same) > 1 and same[0] and role_of(parts[0]):
         same[0] = False
     return "/".join(answer if other else part for part, other in zip(parts, same)) + "/"
 

@@ -21,9 +21,9 @@ from support.evaluation.outputs import class_probabilities
 from support.export.live_page import render_live_page
 from support.prediction.trained_model import load_trained_model
 from support.startup import quiet_startup
-from support.training.run_folder import claim
+from support.training.run_folder import EXPORTS, claim
 
-INT8_FILE = "model_int8.tflite"
+INT8_FILE = EXPORTS["int8"]
 # The activations of this many training images show which range of numbers the 8 bits of each layer must cover.
 CALIBRATION_IMAGES = 200
 
@@ -66,9 +66,9 @@ def load_litert(path):
 ONNX = {"tf2onnx": "tf2onnx>=1.17,<1.18", "onnx": "onnx>=1.20,<2", "onnxruntime": "onnxruntime>=1.23,<2"}
 # For each format: the file or folder to write, the function that loads it, and the packages it needs by module name.
 FORMATS = {
-    "onnx": ("model.onnx", load_onnx, ONNX),
-    "saved_model": ("saved_model", load_saved_model, {}),
-    "litert": ("model.tflite", load_litert, {"ai_edge_litert": "ai-edge-litert>=2.1,<3"}),
+    "onnx": (EXPORTS["onnx"], load_onnx, ONNX),
+    "saved_model": (EXPORTS["saved_model"], load_saved_model, {}),
+    "litert": (EXPORTS["litert"], load_litert, {"ai_edge_litert": "ai-edge-litert>=2.1,<3"}),
 }
 
 
@@ -142,7 +142,7 @@ def export_model(model, formats, output_dir, metadata=None, data=None):
     images = squares.repeat(height // 8, axis=1).repeat(width // 8, axis=2)
     differences = {}
     if "web" in formats:  # first, because it may be refused
-        differences["web"] = _save_live_page(model, metadata, images, output_dir / "live.html")
+        differences["web"] = _save_live_page(model, metadata, images, output_dir / EXPORTS["web"])
     for name in others:
         differences[name] = _export_one(model, name, images, output_dir)
     if "litert" in formats and data is not None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from basics import signals
 from basics.errors import InputError, printable
-from basics.files import atomic_write, csv_table
+from basics.files import CHOOSE, atomic_write, csv_table
 from basics.text import display_width, pad
 from datasets import IMAGE_SIZE
 from datasets.images import Photo, read_photo
@@ -43,8 +43,6 @@ BATCH = 64
 
 # Why there is no sure answer if a face was looked for.
 NO_FACE = "no face found"
-
-OTHER_FOLDER = "Choose another folder with --output-dir"
 
 # Columns of the table: the edges of what the network saw, in pixels of the upright image.
 BOX = "left", "top", "right", "bottom"
@@ -97,7 +95,7 @@ def predict(args):
     )
     # For classes of your own, only the network knows what to look for.
     subject = args.task.subject if metadata.shows_task and metadata.data != "folder" else None
-    own_model, fix = args.output_dir / "model.keras", OTHER_FOLDER
+    own_model, fix = args.output_dir / "model.keras", CHOOSE
     if not args.weights and own_model.exists():  # in another folder, another model would answer
         fix += f", and add --weights {shlex.quote(str(own_model))}"
     code = predict_images(
@@ -162,7 +160,7 @@ def predict_images(
     tta=False,
     explain=False,
     show=False,
-    fix=OTHER_FOLDER,
+    fix=CHOOSE,
 ):
     """Answer for each image which class it shows, or "not sure" and the reason; return the exit code.
 
@@ -276,8 +274,8 @@ def _matches(path, faults):
     if not found:
         faults.append(f"{path} matches no file")
     # What ** matches inside a folder that it matches as well is found in there.
-    folders = {match for match in found if match.is_dir()}
-    return [match for match in found if not folders.intersection(match.parents)]
+    matched = set(found)
+    return [match for match in found if not matched.intersection(match.parents)]
 
 
 def _print_left_out(reason):

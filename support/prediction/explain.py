@@ -50,7 +50,7 @@ def grad_cam(model, image, label):
     """
     index, head = last_conv_layer(model), model.layers[-1]
     maps = Model(model.inputs[0], model.layers[index].output)(ops.cast(image[None], "float32"), training=False)
-    if isinstance(model, Sequential):
+    if isinstance(model, Sequential):  # a chain, whose layers keep no graph from one to the next
         rest = Sequential(model.layers[index + 1 : -1])
     else:  # paths may meet behind the maps
         rest = Model(model.layers[index].output, head.input)

@@ -13,23 +13,27 @@ import tempfile
 import h5py
 
 from basics.errors import InputError
-from basics.files import NO_LOCKS, read_json
+from basics.files import CHOOSE, NO_LOCKS, read_json
 
 CHECKPOINT = "checkpoint.weights.h5"
 
 # What a run answers to its fold of a folder of images.
 TEST_PREDICTIONS = "test_predictions.json"
 
-# What --export writes.
-EXPORTS = "live.html", "model.onnx", "saved_model", "model.tflite", "model_int8.tflite"
+# What --export writes, by format; with "litert", "int8" as well.
+EXPORTS = {
+    "onnx": "model.onnx",
+    "saved_model": "saved_model",
+    "litert": "model.tflite",
+    "int8": "model_int8.tflite",
+    "web": "live.html",
+}
 
 # Everything a training run writes, and what is exported from its model, so that an earlier run can be archived
 # completely.
 RESULT_FILES = f"""model.keras history.csv metrics.json examples.png augmented.png learning_curves.png
     confusion_matrix.png mistakes.png mistakes.csv reliability.png report.html tensorboard {CHECKPOINT}
-    {TEST_PREDICTIONS} {" ".join(EXPORTS)}""".split()
-
-CHOOSE = "Choose another folder with --output-dir"
+    {TEST_PREDICTIONS} {" ".join(EXPORTS.values())}""".split()
 
 
 def claim(folder, seconds=20):
@@ -82,7 +86,7 @@ def make_room(folder, settings, resumed=False):
     """Archive what an earlier run with other settings has left in a claimed folder, before a run writes its own files.
 
     A short trial must not destroy a model that took an hour. A run with the same settings gives the same files again,
-    unless the code was changed.
+    unless the code was changed, or the earlier one was interrupted: then what was exported from its model is archived.
 
     Args:
         folder: `pathlib.Path`.
@@ -100,7 +104,7 @@ def make_room(folder, settings, resumed=False):
     if _has_lone_model(folder):
         return f"Moved a model of which no settings are known to {archive(folder, 'model.keras', RESULT_FILES)}"
     lines = []
-    exports = [name for name in EXPORTS if (folder / name).exists()]
+    exports = [name for name in EXPORTS.values() if (folder / name).exists()]
     if exports and was_interrupted(folder):  # the model will have learned more than they have
         lines.append(f"Moved what was exported from the unfinished model to {archive(folder, exports[0], exports)}")
     state = read_checkpoint(checkpoint)
